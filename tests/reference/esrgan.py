@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Reference answers for the Real-ESRGAN networks, from spandrel's modules: tests/fixtures/esrgan/.
+
+    python tests/reference/esrgan.py
+
+Three kinds of file:
+
+  rrdb_*, srvgg_*  (safetensors) small networks with recipe weights. Metadata, each value JSON:
+                     keys     [[name, shape], ...], the weights by basicsr's names, in basicsr's order
+                     inputs   {name: shape}; the values are (recipe.sample(name, shape) + 1) / 2
+                     arch     the facts that the network is built from
+                   The tensor `out.NAME` is the answer to the input NAME: float32, not clamped. A network
+                   whose scale is 2 or 1 unshuffles its input by 2 or 4: a picture that does not divide is
+                   first padded on the right and at the bottom (reflected, without repeating the edge), and
+                   the answer is cropped to the picture's size times the scale, as RealESRGANer does.
+  real_*           (safetensors) the networks in models/realesrgan, widened to float32, on photographs.
+                     NAME.input   uint8 [h, w, 3], RGB; the network sees value / 255
+                     NAME.float   float32 [1, 3, 4h, 4w], clamped to 0..1
+                     NAME.output  uint8 [4h, 4w, 3], RGB, 255 times that, rounded
+                     coffee.tiled uint8, the same picture in tiles of `tile` pixels with `tile_pad` around
+  *.pth            files for the loader: an RRDBNet with recipe weights (num_feat 4, num_block 1,
+                   num_grow_ch 2; see TINY) as trainers store it, tensors that are views, and two hostile
+                   files that try to run `touch /tmp/pwned`. Never load those two with weights_only=False.
+
+The photographs are scikit-image's: the astronaut (NASA, public domain), coffee (Rachel Michetti, CC0).
+"""
+
+import hashlib
+import json
+import math
+import os
+import pathlib
+from collections import OrderedDict
+
+import numpy as np
+import recipe
+import safetensors.torch
+import skimage.data
+import spandrel
+import torch
+from spandrel.architectures.__arch_helpers import block
+from spandrel.architectures.Compact import Compact
+from spandrel.architectures.ESRGAN import ESRGAN
+from torch.nn import functional
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+OUT = ROOT / "tests/fixtures/esrgan"
+INPUTS = {"even": (2, 3, 12, 8), "odd": (1, 3, 13, 10)}
+TINY = {"scale": 4, "num_feat": 4, "num_block": 1, "num_grow_ch": 2}
+TILE, TILE_PAD = 16, 10
+
+
+def rrdb_shapes(scale, num_feat, num_block, num_grow_ch):
+    """[(name, shape)] of basicsr's RRDBNet, in its order."""
+    convs = [("conv_first", num_feat, 3 * (4 // scale) ** 2)]
+    for b in range(num_block):
+        for r in (1, 2, 3):
+            for c in (1, 2, 3, 4, 5):
+                out = num_grow_ch if c < 5 else num_feat
+                convs.append((f"body.{b}.rdb{r}.conv{c}", out, num_feat + (c - 1) * num_grow_ch))
+    convs += [(name, num_feat, num_feat) for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr")]
+    convs.append(("conv_last", 3, num_feat))
+    shapes = []
+    for name, out, inside in convs:
+        shapes += [(f"{name}.weight", (out, inside, 3, 3)), (f"{name}.bias", (out,))]
+    return shapes
+
+
+def old_name(name, num_block):
+    """The name that ESRGAN's first code gave the same tensor, which is also spandrel's."""
+    fixed = {
+        "conv_first": "model.0",
+        "conv_body": f"model.1.sub.{num_block}",
+        "conv_up1": "model.3",
+        "conv_up2": "model.6",
+        "conv_hr": "model.8",
+        "conv_last": "model.10",
+    }
+    layer, role = name.rsplit(".", 1)
+    if layer not in fixed:
+        _, index, rdb, conv = layer.split(".")
+        return f"model.1.sub.{index}.{rdb.upper()}.{conv}.0.{role}"
+    return f"{fixed[layer]}.{role}"
+
+
+def weights(shapes):
+    return OrderedDict((name, torch.from_numpy(recipe.weight(name, shape))) for name, shape in shapes)
+
+
+def rrdb(scale, num_feat, num_block, num_grow_ch):
+    unshuffle = 4 // scale
+    model = ESRGAN(
+        in_nc=3 * unshuffle**2,
+        num_filters=num_feat,
+        num_blocks=num_block,
+        scale=4,
+        shuffle_factor=unshuffle if unshuffle > 1 else None,
+    )
+    for index in range(num_block):  # spandrel fixes the growth at 32
+        model.model[1].sub[index] = block.RRDB(num_feat, gc=num_grow_ch)
+    shapes = rrdb_shapes(scale, num_feat, num_block, num_grow_ch)
+    state = {old_name(name, num_block): tensor for name, tensor in weights(shapes).items()}
+    model.load_state_dict(state)
+    return model.eval(), shapes
+
+
+def srvgg(scale, num_feat, num_conv, act_type):
+    model = Compact(num_feat=num_feat, num_conv=num_conv, upscale=scale, act_type=act_type)
+    return model.eval(), recipe.fill(model)
+
+
+def enhance(model, scale, picture):
+    """Pads to what the unshuffle needs, runs the network, crops."""
+    multiple = {2: 2, 1: 4}.get(scale, 1)
+    height, width = picture.shape[2:]
+    padded = functional.pad(picture, (0, -width % multiple, 0, -height % multiple), "reflect")
+    return model(padded)[:, :, : height * scale, : width * scale]
+
+
+def small(file, kind, **facts):
+    model, shapes = {"RRDBNet": rrdb, "SRVGGNetCompact": srvgg}[kind](**facts)
+    scale = facts["scale"]
+    tensors = {}
+    for name, shape in INPUTS.items():
+        picture = torch.from_numpy((recipe.sample(name, shape) + np.float32(1)) / np.float32(2))
+        out = enhance(model, scale, picture) if kind == "RRDBNet" else model(picture)
+        assert out.shape[2:] == (shape[2] * scale, shape[3] * scale)
+        assert torch.allclose(out, model(picture), atol=1e-6), "spandrel's own padding disagrees"
+        tensors[f"out.{name}"] = out.contiguous()
+        print(f"{file} {name}: {tuple(out.shape)}, {out.min():.3f} to {out.max():.3f}, deviation {out.std():.3f}")
+    metadata = {
+        "keys": json.dumps([[name, list(shape)] for name, shape in shapes]),
+        "inputs": json.dumps({name: list(shape) for name, shape in INPUTS.items()}),
+        "arch": json.dumps({"architecture": kind, **facts}),
+    }
+    safetensors.torch.save_file(tensors, OUT / f"{file}.safetensors", metadata)
+
+
+def tiled(model, scale, picture):
+    """Upscales a picture tile by tile.
+
+    The picture is divided into squares of TILE pixels from its upper left corner; the last of a row or
+    column may be smaller. Each is grown by up to TILE_PAD pixels on every side, where the picture has
+    them, run through the network, and the margin's answer is dropped.
+    """
+    height, width = picture.shape[2:]
+    out = picture.new_zeros(picture.shape[0], 3, height * scale, width * scale)
+    for row in range(math.ceil(height / TILE)):
+        for column in range(math.ceil(width / TILE)):
+            top, left = row * TILE, column * TILE
+            bottom, right = min(top + TILE, height), min(left + TILE, width)
+            above, before = max(top - TILE_PAD, 0), max(left - TILE_PAD, 0)
+            piece = model(picture[:, :, above : bottom + TILE_PAD, before : right + TILE_PAD])
+            y, x = (top - above) * scale, (left - before) * scale
+            piece = piece[:, :, y : y + (bottom - top) * scale, x : x + (right - left) * scale]
+            out[:, :, top * scale : bottom * scale, left * scale : right * scale] = piece
+    return out
+
+
+def to_bytes(picture):
+    return (picture.clamp(0, 1)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+
+
+def real(name):
+    path = ROOT / "models/realesrgan" / f"{name}.safetensors"
+    model = spandrel.ModelLoader("cpu").load_from_file(path).model.float().eval()
+    pictures = {
+        "coffee": skimage.data.coffee()[100:140, 240:288],
+        "astronaut": skimage.data.astronaut()[100:127, 200:233],
+    }
+    tensors = {}
+    for label, pixels in pictures.items():
+        pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+        picture = pixels.permute(2, 0, 1)[None].float() / 255
+        out = model(picture).clamp(0, 1)
+        tensors[f"{label}.input"] = pixels
+        tensors[f"{label}.float"] = out.contiguous()
+        tensors[f"{label}.output"] = to_bytes(out)
+        print(f"real_{name} {label}: {tuple(out.shape)}, {out.min():.3f} to {out.max():.3f}")
+        if label == "coffee":
+            tensors["coffee.tiled"] = to_bytes(tiled(model, 4, picture))
+            difference = (tensors["coffee.tiled"].int() - tensors["coffee.output"].int()).abs()
+            print(f"  tiled: {difference.count_nonzero()} values differ, by up to {difference.max()}")
+    metadata = {
+        "weights": f"{name}.safetensors",
+        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "scale": "4",
+        "tile": str(TILE),
+        "tile_pad": str(TILE_PAD),
+    }
+    safetensors.torch.save_file(tensors, OUT / f"real_{name}.safetensors", metadata)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/pwned",)
+
+
+def checkpoints():
+    shapes = rrdb_shapes(**TINY)
+
+    def state():
+        """As a module's state_dict() comes: with the attribute `_metadata`, which pickle keeps."""
+        values = weights(shapes)
+        values._metadata = OrderedDict({"": {"version": 1}, "conv_first": {"version": 1}})
+        return values
+
+    old = OrderedDict((old_name(name, TINY["num_block"]), tensor) for name, tensor in weights(shapes).items())
+    half = {name: tensor.half() for name, tensor in weights(shapes).items()}
+    hostile = {"params": {"conv_first.weight": Hostile()}}
+    base = torch.from_numpy(recipe.weight("base", (6, 4)))
+    views = {
+        "base": base,  # one storage for the first four
+        "transposed": base.t(),
+        "rows": base[2:5],
+        "columns": base[:, 1:3],
+        "bfloat16": torch.from_numpy(recipe.weight("bfloat16", (5,))).bfloat16(),
+        "double": torch.from_numpy(recipe.weight("double", (5,))).double(),
+        "count": torch.tensor(7),  # int64, no dimension
+        "parameter": torch.nn.Parameter(torch.from_numpy(recipe.weight("parameter", (5,)))),
+    }
+    for file, content, zipped in (
+        ("zip_params_ema", {"params_ema": state()}, True),
+        ("legacy_params", {"params": state()}, False),
+        ("bare", half, True),
+        ("old_esrgan", old, True),
+        ("views", views, True),
+        ("views_legacy", views, False),
+        ("hostile", hostile, True),
+        ("hostile_legacy", hostile, False),
+    ):
+        torch.save(content, OUT / f"{file}.pth", _use_new_zipfile_serialization=zipped)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    OUT.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        for scale in (4, 2, 1):
+            small(f"rrdb_x{scale}", "RRDBNet", scale=scale, num_feat=8, num_block=2, num_grow_ch=4)
+        for scale, act_type in ((4, "prelu"), (2, "prelu"), (1, "prelu"), (3, "leakyrelu"), (2, "relu")):
+            file = f"srvgg_x{scale}_{act_type}"
+            small(file, "SRVGGNetCompact", scale=scale, num_feat=8, num_conv=3, act_type=act_type)
+        real("realesr-animevideov3")
+        real("RealESRGAN_x4plus_anime_6B")
+    checkpoints()
