@@ -1,5 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
-fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> { let t = tch::Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu)); println!("{:?}", t.sum(tch::Kind::Float).double_value(&[])); Ok(()) }
+//! GStreamer elements that generate, upscale and retime video with libtorch.
+//!
+//! The plugin `torchvideo` registers them; [`engine`] is what computes, and can be used without GStreamer.
+
+pub mod engine;
+
+fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    Ok(())
+}
+
 gst::plugin_define!(
     torchvideo,
     env!("CARGO_PKG_DESCRIPTION"),

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What can go wrong, said once: every message names the value and what would be right.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The engine's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The engine's error. Cheap to clone, because a model that failed to load tells everyone who asks.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// A parameter is outside its range.
+    #[error("{name}={value} is not possible: {expected}")]
+    Param {
+        /// The parameter's name, as the YAML keys and (with dashes) the properties spell it.
+        name: &'static str,
+        /// The value that was given.
+        value: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// A file or folder could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's word.
+        source: Arc<std::io::Error>,
+    },
+    /// A file is not the picture it should be.
+    #[error("{}: not a picture that can be read (PNG, JPEG or WebP): {reason}", path.display())]
+    Picture {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's word.
+        reason: String,
+    },
+    /// A model's file or folder is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Model {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
+    /// A device or a precision that this machine does not have.
+    #[error("device {wanted}: {reason}")]
+    Device {
+        /// The device that was asked for.
+        wanted: String,
+        /// Why not, and what there is.
+        reason: String,
+    },
+    /// The work was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// The device's memory did not suffice.
+    #[error("out of memory: {0}")]
+    OutOfMemory(String),
+    /// A stage gave NaN or infinity.
+    #[error("{stage} gave numbers that are not finite in {dtype}: use dtype=fp32")]
+    NonFinite {
+        /// The stage: "denoising", "decoding", "upscaling".
+        stage: &'static str,
+        /// The precision that it ran in.
+        dtype: &'static str,
+    },
+    /// libtorch refused an operation: a fault of the program or of the installation.
+    #[error("libtorch: {0}")]
+    Torch(String),
+}
+
+impl Error {
+    /// A parameter's error.
+    pub fn param(name: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
+        Self::Param { name, value: value.to_string(), expected: expected.into() }
+    }
+
+    /// A model's error.
+    pub fn model(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
+        Self::Model { path: path.as_ref().into(), reason: reason.into() }
+    }
+
+    /// A file's error.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().into(), source: Arc::new(source) }
+    }
+
+    /// libtorch's message as an error: its first line, and out-of-memory told apart from the rest.
+    pub fn torch(message: &str) -> Self {
+        // Behind its first line libtorch prints a C++ stack.
+        let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown error").trim();
+        if message.contains("out of memory") || message.contains("can't allocate memory") {
+            Self::OutOfMemory(line.into())
+        } else {
+            Self::Torch(line.into())
+        }
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(err: tch::TchError) -> Self {
+        match err {
+            tch::TchError::Torch(message) => Self::torch(&message),
+            other => Self::Torch(other.to_string()),
+        }
+    }
+}
