@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_whole_network_is_accepted() {
         let weights = weights(&[("weight", &[2])]);
-        weights.root().get("weight", &[2]);
+        assert_eq!(weights.root().get("weight", &[2]).size(), [2]);
         weights.finish().unwrap();
     }
 
