@@ -138,7 +138,7 @@ impl Weights {
 
     /// The scope of names without a prefix.
     pub fn root(&self) -> Scope<'_> {
-        Scope { weights: self, prefix: String::new() }
+        Scope { weights: self, prefix: String::new(), kind: self.kind }
     }
 
     /// Ends the building of a network: all is well, or one error says everything that is not.
@@ -178,8 +178,8 @@ impl Weights {
         Err(Error::model(self.origin, reason))
     }
 
-    fn take(&self, name: String, shape: &[i64]) -> Tensor {
-        let placeholder = || Tensor::zeros([1], (self.kind, self.device)).expand(shape, false);
+    fn take(&self, name: String, shape: &[i64], kind: Kind) -> Tensor {
+        let placeholder = || Tensor::zeros([1], (kind, self.device)).expand(shape, false);
         let mut asked = self.asked.borrow_mut();
         asked.wanted.insert(name.clone(), shape.to_vec());
         let Some(stored) = self.tensors.get(&name) else { return placeholder() };
@@ -190,7 +190,7 @@ impl Weights {
         if asked.failed.is_some() {
             return placeholder();
         }
-        match self.cancel.check().and_then(|()| stored.load(self.device, self.kind)) {
+        match self.cancel.check().and_then(|()| stored.load(self.device, kind)) {
             Ok(tensor) => tensor,
             Err(err) => {
                 asked.failed = Some(err);
@@ -205,12 +205,18 @@ impl Weights {
 pub struct Scope<'a> {
     weights: &'a Weights,
     prefix: String,
+    kind: Kind,
 }
 
 impl Scope<'_> {
+    /// The same scope, whose tensors are of `kind` instead.
+    pub fn with_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// The tensor `name` under this scope, which must have this shape.
     pub fn get(&self, name: &str, shape: &[i64]) -> Tensor {
-        self.weights.take(format!("{}{name}", self.prefix), shape)
+        self.weights.take(format!("{}{name}", self.prefix), shape, self.kind)
     }
 
     /// Whether there is a tensor `name` under this scope.
@@ -220,7 +226,12 @@ impl Scope<'_> {
 
     /// The kind of the tensors that this scope gives.
     pub fn kind(&self) -> Kind {
-        self.weights.kind
+        self.kind
+    }
+
+    /// The device of the tensors that this scope gives.
+    pub fn device(&self) -> Device {
+        self.weights.device
     }
 }
 
@@ -228,7 +239,7 @@ impl<'a, T: std::fmt::Display> std::ops::Div<T> for &Scope<'a> {
     type Output = Scope<'a>;
 
     fn div(self, name: T) -> Scope<'a> {
-        Scope { weights: self.weights, prefix: format!("{}{name}.", self.prefix) }
+        Scope { weights: self.weights, prefix: format!("{}{name}.", self.prefix), kind: self.kind }
     }
 }
 

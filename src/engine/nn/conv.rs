@@ -45,11 +45,15 @@ pub struct TemporalConv {
 impl TemporalConv {
     /// A convolution from `inputs` to `outputs` channels.
     pub fn new(scope: Scope, inputs: i64, outputs: i64) -> Self {
-        Self { weight: scope.get("weight", &[outputs, inputs, 3, 1, 1]), bias: scope.get("bias", &[outputs]) }
+        // One dimension less: at each pixel by itself, a picture of frames x pixels does as well as a volume.
+        let weight = scope.get("weight", &[outputs, inputs, 3, 1, 1]).squeeze_dim(-1);
+        Self { weight, bias: scope.get("bias", &[outputs]) }
     }
 
     /// (batch, inputs, frames, h, w) -> (batch, outputs, frames, h, w).
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.conv3d(&self.weight, Some(&self.bias), [1; 3], [1, 0, 0], [1; 3], 1)
+        let flat = x.flatten(3, 4).conv2d(&self.weight, Some(&self.bias), [1; 2], [1, 0], [1; 2], 1);
+        let (_, _, _, h, w) = x.size5().expect("a clip has five dimensions");
+        flat.unflatten(3, [h, w])
     }
 }

@@ -1,8 +1,23 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Stable Video Diffusion (Blattmann et al., 2023, arXiv:2311.15127): a keyframe becomes a clip.
+//!
+//! The reference implementation is `StableVideoDiffusionPipeline` of diffusers; `tests/svd_parity.rs` holds every
+//! network and the whole pipeline against it.
 
+pub mod clip;
+pub mod denoiser;
+mod folder;
+pub mod guider;
+mod layers;
+mod noise;
 mod params;
 mod pipeline;
+pub mod sampler;
+pub mod schedule;
+pub mod unet;
+pub mod vae;
 
+pub use folder::{ModelInfo, inspect};
+pub use noise::Noise;
 pub use params::{MAX_FRAMES, MAX_SIDE, Params};
-pub use pipeline::{Event, Model, ModelInfo, generate, inspect};
+pub use pipeline::{Event, Model, generate};

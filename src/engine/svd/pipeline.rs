@@ -1,27 +1,26 @@
 // SPDX-License-Identifier: MPL-2.0
 //! From a keyframe to a clip: encode, denoise, decode.
+//!
+//! Upstream: `StableVideoDiffusionPipeline.__call__` in diffusers.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
-use super::Params;
-use crate::engine::Result;
+use super::clip::ClipVision;
+use super::denoiser::Denoiser;
+use super::folder::{ModelInfo, inspect, weight_files};
+use super::noise::Noise;
+use super::unet::UNet;
+use super::vae::Vae;
+use super::{Params, guider, sampler, schedule};
+use crate::engine::cache::{Cache, Key};
+use crate::engine::device::kind_name;
 use crate::engine::image::Frame;
+use crate::engine::weights::{Scope, Weights};
 use crate::engine::worker::{Cancel, Worker};
-
-/// What the files of a model's folder say, read without its weights.
-#[derive(Debug, Clone)]
-pub struct ModelInfo {
-    /// The parameters that the model's makers recommend: its own frames, size and steps.
-    pub recommended: Params,
-}
-
-/// Reads and checks the configuration in a model's folder: fast, and without touching the weights.
-pub fn inspect(_folder: &Path) -> Result<ModelInfo> {
-    todo!()
-}
+use crate::engine::{Error, Result};
 
 /// What happens while a clip is made.
 #[derive(Debug, Clone)]
@@ -40,23 +39,136 @@ pub enum Event {
 }
 
 /// A loaded model.
-pub struct Model {}
+pub struct Model {
+    info: ModelInfo,
+    clip: ClipVision,
+    unet: UNet,
+    vae: Vae,
+    device: Device,
+    kind: Kind,
+}
 
 impl Model {
+    /// Loads the model in `folder` to `device` in `kind`.
+    ///
+    /// # Errors
+    /// Those of [`inspect`] and of [`Weights::finish`]; [`Error::Cancelled`] soon after the token is set.
+    pub fn load(folder: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        fn network<T>(
+            folder: &Path,
+            name: &str,
+            (device, kind): (Device, Kind),
+            cancel: &Cancel,
+            build: impl FnOnce(Scope) -> T,
+        ) -> Result<T> {
+            let weights = Weights::open(&weight_files(folder, name, kind)?, device, kind, cancel)?;
+            let network = build(weights.root());
+            weights.finish().map(|()| network)
+        }
+        let info = inspect(folder)?;
+        let on = (device, kind);
+        Ok(Self {
+            clip: network(folder, "image_encoder", on, cancel, |scope| ClipVision::new(scope, &info.clip))?,
+            unet: network(folder, "unet", on, cancel, |scope| UNet::new(scope, &info.unet))?,
+            vae: network(folder, "vae", on, cancel, |scope| Vae::new(scope, &info.vae))?,
+            info,
+            device,
+            kind,
+        })
+    }
+
     /// The worker that owns the model in `folder` on `device` in `kind`; loads it in the background, if nobody has.
-    pub fn shared(_folder: &Path, _device: Device, _kind: Kind) -> Arc<Worker<Model>> {
-        todo!()
+    pub fn shared(folder: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+        static MODELS: Cache<Model> = Cache::new();
+        MODELS.get(Key::new(folder, device, kind), || {
+            let folder = folder.to_path_buf();
+            Worker::spawn("torchvideo-svd", move |cancel| Self::load(&folder, device, kind, cancel))
+        })
     }
 }
 
-/// Makes one clip on the worker's thread. `report` gets every event there, the frames too. Returns when the clip is
-/// done, or with [`crate::engine::Error::Cancelled`] within a step of the token being set.
+/// Makes one clip, on the thread of the model's worker. `report` gets every event there, the frames too.
+///
+/// # Errors
+/// [`Error::Param`] for parameters out of range; [`Error::Cancelled`] within a step of the token being set;
+/// [`Error::NonFinite`] rather than a frame of numbers gone bad.
 pub fn generate(
-    _model: &Model,
-    _keyframe: &Frame,
-    _params: &Params,
-    _cancel: &Cancel,
-    _report: &mut dyn FnMut(Event),
+    model: &Model,
+    keyframe: &Frame,
+    params: &Params,
+    cancel: &Cancel,
+    report: &mut dyn FnMut(Event),
 ) -> Result<()> {
-    todo!()
+    params.validate()?;
+    let Model { info, device, kind, .. } = model;
+    let (device, kind) = (*device, *kind);
+    let Params { width, height, num_frames: frames, .. } = *params;
+    let factor = info.vae.factor();
+    for (name, side) in [("width", width), ("height", height)] {
+        if side % factor != 0 {
+            return Err(Error::param(name, side, format!("this model takes multiples of {factor}")));
+        }
+    }
+
+    let latent_shape = [1, frames, info.unet.out_channels, height / factor, width / factor];
+    let noise = Noise::draw(params.seed, height, width, &latent_shape, kind);
+
+    let shown = keyframe.with_aspect_of(width as usize, height as usize, params.keyframe_fit);
+    let prepared =
+        model.clip.prepare(&shown.to_tensor(device), &info.preprocessor.image_mean, &info.preprocessor.image_std);
+    let context = model.clip.forward(&prepared.to_kind(kind)).unsqueeze(1);
+    cancel.check()?;
+
+    let picture = shown.resize(width as usize, height as usize).to_tensor(device) * 2.0 - 1.0;
+    let picture = picture + noise.picture.to_device(device) * params.noise_aug_strength;
+    let image_latents = model.vae.encode(&picture).to_kind(kind);
+    finite(&image_latents, "encoding the keyframe", kind)?;
+    cancel.check()?;
+    report(Event::Encoded);
+
+    let ids = [params.fps - 1.0, params.motion_bucket_id, params.noise_aug_strength].map(|id| id as f32);
+    let ids = Tensor::from_slice(&ids).to_device(device).to_kind(kind).unsqueeze(0);
+    let is_guided = params.is_guided();
+    // Without the keyframe: zeros for what is seen of it, the same ids.
+    let halves = |x: Tensor| if is_guided { Tensor::cat(&[x.zeros_like(), x], 0) } else { x };
+    let denoiser = Denoiser {
+        unet: &model.unet,
+        image_latents: halves(image_latents.unsqueeze(1)).expand([-1, frames, -1, -1, -1], false),
+        context: halves(context),
+        added_time_ids: if is_guided { Tensor::cat(&[&ids, &ids], 0) } else { ids },
+        guidance: is_guided
+            .then(|| guider::linear(params.min_guidance_scale, params.max_guidance_scale, frames, device)),
+    };
+    let steps = params.num_inference_steps;
+    let sigmas = info.schedule.sigmas(steps);
+    let start = noise.latents.to_device(device).to_kind(Kind::Float) * schedule::initial_scale(sigmas[0]);
+    let latents = sampler::euler(
+        start,
+        &sigmas,
+        |latents, sigma| denoiser.denoise(latents, sigma),
+        |step, latents| {
+            cancel.check()?;
+            finite(latents, "denoising", kind)?;
+            report(Event::Step { step: step as i64, steps });
+            Ok(())
+        },
+    )?;
+
+    let chunk = if params.decode_chunk_size == 0 { frames } else { params.decode_chunk_size };
+    for latents in latents.squeeze_dim(0).split(chunk, 0) {
+        let decoded = model.vae.decode(&latents);
+        finite(&decoded, "decoding", kind)?;
+        cancel.check()?;
+        report(Event::Decoded(Frame::from_tensor(&(decoded.to_kind(Kind::Float) / 2.0 + 0.5))?));
+    }
+    Ok(())
+}
+
+/// [`Error::NonFinite`] if any number of `x` is NaN or infinite.
+fn finite(x: &Tensor, stage: &'static str, kind: Kind) -> Result<()> {
+    // A sum is not finite if any of its terms isn't; in float64 it does not overflow by itself.
+    if x.sum(Kind::Double).double_value(&[]).is_finite() {
+        return Ok(());
+    }
+    Err(Error::NonFinite { stage, dtype: kind_name(kind) })
 }

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The UNet as a denoiser: noisy latents of a known noise level in, clean latents out.
+//!
+//! The scalings are those of the EDM paper (arXiv:2206.00364, table 1) for v-prediction; upstream:
+//! `EulerDiscreteScheduler` and the loop of `StableVideoDiffusionPipeline`.
+
+use tch::Tensor;
+
+use super::guider;
+use super::schedule::timestep;
+use super::unet::UNet;
+
+/// What the UNet is told about one clip.
+pub struct Denoiser<'a> {
+    /// The network.
+    pub unet: &'a UNet,
+    /// The keyframe's latent, the same for every frame: (1 or 2, frames, channels, h, w).
+    pub image_latents: Tensor,
+    /// The keyframe's embedding: (1 or 2, 1, width).
+    pub context: Tensor,
+    /// fps - 1, motion bucket and noise augmentation: (1 or 2, 3).
+    pub added_time_ids: Tensor,
+    /// Each frame's guidance (1, frames, 1, 1, 1), if the clip is guided. Then everything above has two halves: first
+    /// without the keyframe (zeros), then with it.
+    pub guidance: Option<Tensor>,
+}
+
+impl Denoiser<'_> {
+    /// Noisy latents (1, frames, channels, h, w) of noise level `sigma` -> clean ones. In and out in float32.
+    pub fn denoise(&self, latents: &Tensor, sigma: f32) -> Tensor {
+        let variance = sigma * sigma + 1.0;
+        let kind = self.image_latents.kind();
+        let scaled = (latents / f64::from(variance.sqrt())).to_kind(kind);
+        let clips = self.image_latents.size()[0];
+        let input = Tensor::cat(&[scaled.repeat([clips, 1, 1, 1, 1]), self.image_latents.shallow_clone()], 2);
+        let timestep = Tensor::from_slice(&[timestep(sigma)]).to_device(input.device());
+        let v = self.unet.forward(&input, &timestep, &self.context, &self.added_time_ids);
+        let v = v.to_kind(latents.kind());
+        let v = match &self.guidance {
+            Some(scale) => guider::guide(&v, scale),
+            None => v,
+        };
+        v * f64::from(-sigma / variance.sqrt()) + latents / f64::from(variance)
+    }
+}
