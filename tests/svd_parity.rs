@@ -26,6 +26,16 @@ fn picture(name: &str, width: i64, height: i64) -> Frame {
 }
 
 #[test]
+fn keyframes_are_resized_as_pillow_does_it() {
+    let fixture = Fixture::open("pillow.safetensors");
+    let frame = picture("pillow.picture", 37, 23);
+    for (width, height) in [(64, 40), (16, 8), (37, 8), (64, 23), (1, 1)] {
+        let wanted = fixture.tensor(&format!("{width}x{height}")).view(-1);
+        assert_eq!(frame.resize(width, height).data(), Vec::<u8>::try_from(wanted).unwrap());
+    }
+}
+
+#[test]
 fn clip_vision() {
     for (name, file) in [("gelu", "svd/clip.safetensors"), ("quick_gelu", "svd/clip_quick.safetensors")] {
         let fixture = Fixture::open(file);

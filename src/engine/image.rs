@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageReader, imageops::FilterType};
+use image::{DynamicImage, ImageDecoder, ImageReader};
 use tch::{Device, Kind, Tensor};
 
+use super::resample::resample;
 use super::{Error, Result};
 
 /// An 8-bit picture: rows from the top, pixels from the left, RGB or RGBA, full range, no padding.
@@ -128,16 +129,14 @@ impl Frame {
         self.window((self.width as isize - w as isize) / 2, (self.height as isize - h as isize) / 2, w, h)
     }
 
-    /// The RGB picture resized to `width` x `height` with a Lanczos filter; the same picture if it has that size.
+    /// The picture resized to `width` x `height` as Pillow's Lanczos filter does it; the same picture if it has that
+    /// size.
     pub fn resize(&self, width: usize, height: usize) -> Self {
         if (width, height) == (self.width, self.height) {
             return self.clone();
         }
-        assert_eq!(self.channels, 3, "only keyframes are resized, and they are RGB");
-        let picture = image::RgbImage::from_raw(self.width as u32, self.height as u32, self.data.clone())
-            .expect("the size was checked when the frame was made");
-        let resized = image::imageops::resize(&picture, width as u32, height as u32, FilterType::Lanczos3);
-        Self::new(width, height, 3, resized.into_raw())
+        let data = resample(&self.data, self.channels, (self.width, self.height), (width, height));
+        Self::new(width, height, self.channels, data)
     }
 }
 

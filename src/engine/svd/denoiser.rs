@@ -40,6 +40,12 @@ impl Denoiser<'_> {
             Some(scale) => guider::guide(&v, scale),
             None => v,
         };
-        v * f64::from(-sigma / variance.sqrt()) + latents / f64::from(variance)
+        predicted(&v, latents, sigma)
     }
+}
+
+/// The clean latents that a prediction `v` for noisy `latents` of noise level `sigma` stands for.
+pub fn predicted(v: &Tensor, latents: &Tensor, sigma: f32) -> Tensor {
+    let variance = sigma * sigma + 1.0;
+    v * f64::from(-sigma / variance.sqrt()) + latents / f64::from(variance)
 }
