@@ -74,14 +74,14 @@ impl Frame {
     /// Reads a PNG, JPEG or WebP file as RGB, turned upright as its EXIF orientation says. Transparency is dropped.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file can't be read, [`Error::Picture`] if it is no picture, broken, or larger than 1 GiB
+    /// [`Error::Io`] if the file can't be read, [`Error::Picture`] if it is no picture, broken, or larger than 512 MiB
     /// when decoded.
     pub fn open(path: &Path) -> Result<Self> {
         let refuse = |reason: String| Error::Picture { path: path.into(), reason };
         let io = |err| Error::io(path, err);
         let mut reader = ImageReader::open(path).map_err(io)?.with_guessed_format().map_err(io)?;
         let mut limits = image::Limits::default();
-        limits.max_alloc = Some(1 << 30);
+        limits.max_alloc = Some(512 << 20);
         reader.limits(limits);
         let mut decoder = reader.into_decoder().map_err(|err| match err {
             image::ImageError::IoError(err) if err.kind() != std::io::ErrorKind::UnexpectedEof => io(err),
@@ -112,21 +112,28 @@ impl Frame {
 
     /// The picture with the shape of `width` x `height`, at its own resolution: cropped about its middle, padded
     /// with black, or as it is (then [`Frame::resize`] stretches it).
-    pub fn with_aspect_of(&self, width: usize, height: usize, fit: Fit) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Param`] if so much black had to be added that the picture grew beyond [`MAX_PADDED`] pixels.
+    pub fn with_aspect_of(&self, width: usize, height: usize, fit: Fit) -> Result<Self> {
         // The size, in this picture's pixels, of a window of the wanted shape: for a crop the largest inside, for
         // padding the smallest around.
         let wide = (self.height * width).div_ceil(height).max(1);
         let high = (self.width * height).div_ceil(width).max(1);
         let is_wider = self.width * height > width * self.height;
         let (w, h) = match (fit, is_wider) {
-            (Fit::Stretch, _) => return self.clone(),
+            (Fit::Stretch, _) => return Ok(self.clone()),
             (Fit::Crop, true) | (Fit::Pad, false) => (wide, self.height),
             (Fit::Crop, false) | (Fit::Pad, true) => (self.width, high),
         };
         if (w, h) == (self.width, self.height) {
-            return self.clone();
+            return Ok(self.clone());
         }
-        self.window((self.width as isize - w as isize) / 2, (self.height as isize - h as isize) / 2, w, h)
+        if fit == Fit::Pad && w.saturating_mul(h) > MAX_PADDED {
+            let what = format!("a keyframe of {}x{} padded to the shape of {width}x{height}", self.width, self.height);
+            return Err(Error::param("keyframe_fit", "pad", format!("{what} has {w}x{h} pixels; use crop or stretch")));
+        }
+        Ok(self.window((self.width as isize - w as isize) / 2, (self.height as isize - h as isize) / 2, w, h))
     }
 
     /// The picture resized to `width` x `height` as Pillow's Lanczos filter does it; the same picture if it has that
@@ -139,6 +146,9 @@ impl Frame {
         Self::new(width, height, self.channels, data)
     }
 }
+
+/// The most pixels that a keyframe can be padded to.
+pub const MAX_PADDED: usize = 1 << 27;
 
 /// How a keyframe is brought to the clip's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -176,17 +186,19 @@ mod tests {
     #[test]
     fn shapes_are_fitted_about_the_middle() {
         let frame = ramp(8, 4);
-        let crop = frame.with_aspect_of(40, 40, Fit::Crop);
+        let crop = frame.with_aspect_of(40, 40, Fit::Crop).unwrap();
         assert_eq!((crop.width(), crop.height()), (4, 4));
         assert_eq!(crop.data()[..12], frame.data()[6..18]);
-        let pad = frame.with_aspect_of(40, 40, Fit::Pad);
+        let pad = frame.with_aspect_of(40, 40, Fit::Pad).unwrap();
         assert_eq!((pad.width(), pad.height()), (8, 8));
         assert!(pad.data()[..2 * 24].iter().all(|&byte| byte == 0));
         assert_eq!(pad.data()[2 * 24..6 * 24], *frame.data());
-        assert_eq!(frame.with_aspect_of(40, 40, Fit::Stretch), frame);
-        let tall = ramp(4, 8).with_aspect_of(16, 8, Fit::Crop);
+        assert_eq!(frame.with_aspect_of(40, 40, Fit::Stretch).unwrap(), frame);
+        let tall = ramp(4, 8).with_aspect_of(16, 8, Fit::Crop).unwrap();
         assert_eq!((tall.width(), tall.height()), (4, 2));
-        let thin = ramp(1, 9).with_aspect_of(1024, 8, Fit::Crop);
+        let err = ramp(9, 1).with_aspect_of(8, 1 << 30, Fit::Pad).unwrap_err().to_string();
+        assert!(err.contains("keyframe_fit=pad") && err.contains("9x1"), "{err}");
+        let thin = ramp(1, 9).with_aspect_of(1024, 8, Fit::Crop).unwrap();
         assert_eq!((thin.width(), thin.height()), (1, 1));
     }
 

@@ -34,6 +34,7 @@ pub struct Weights {
 #[derive(Default)]
 struct Asked {
     wanted: BTreeMap<String, Vec<i64>>,
+    skipped: BTreeSet<String>,
     misshapen: Vec<String>,
     failed: Option<Error>,
 }
@@ -147,7 +148,7 @@ impl Weights {
     /// [`Error::Model`] with the tensors that are missing, misshapen or unexpected; [`Error::Cancelled`];
     /// [`Error::OutOfMemory`] if the device could not take them.
     pub fn finish(self) -> Result<()> {
-        let Asked { wanted, misshapen, failed } = self.asked.into_inner();
+        let Asked { wanted, skipped, misshapen, failed } = self.asked.into_inner();
         if let Some(err) = failed {
             return Err(err);
         }
@@ -163,8 +164,8 @@ impl Weights {
             .filter(|(name, _)| !self.tensors.contains_key(*name))
             .map(|(name, shape)| format!("{name} {shape:?}"))
             .collect();
-        let known: BTreeSet<_> = wanted.keys().collect();
-        let unexpected: Vec<_> = self.tensors.keys().filter(|name| !known.contains(name)).cloned().collect();
+        let is_known = |name: &String| wanted.contains_key(name) || skipped.contains(name);
+        let unexpected: Vec<_> = self.tensors.keys().filter(|name| !is_known(name)).cloned().collect();
         let mut reason = String::from("these weights don't fit the network that their folder describes");
         let sorts = [("missing", missing), ("misshapen", misshapen), ("unexpected", unexpected)];
         if sorts.iter().all(|(_, names)| names.is_empty()) {
@@ -217,6 +218,11 @@ impl Scope<'_> {
     /// The tensor `name` under this scope, which must have this shape.
     pub fn get(&self, name: &str, shape: &[i64]) -> Tensor {
         self.weights.take(format!("{}{name}", self.prefix), shape, self.kind)
+    }
+
+    /// Says that a tensor `name` may be there, and is of no use.
+    pub fn skip(&self, name: &str) {
+        self.weights.asked.borrow_mut().skipped.insert(format!("{}{name}", self.prefix));
     }
 
     /// Whether there is a tensor `name` under this scope.
@@ -291,7 +297,8 @@ mod tests {
 
     #[test]
     fn a_whole_network_is_accepted() {
-        let weights = weights(&[("weight", &[2])]);
+        let weights = weights(&[("weight", &[2]), ("position_ids", &[3])]);
+        weights.root().skip("position_ids");
         assert_eq!(weights.root().get("weight", &[2]).size(), [2]);
         weights.finish().unwrap();
     }

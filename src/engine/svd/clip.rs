@@ -88,6 +88,8 @@ impl ClipVision {
         let (width, patch) = (config.hidden_size, config.patch_size);
         let positions = (config.image_size / patch).pow(2) + 1;
         let norm = |name| LayerNorm::new(&model / name, width, config.layer_norm_eps);
+        // Older checkpoints store the numbers from 0 up.
+        embeddings.skip("position_ids");
         Self {
             patch_embedding: (&embeddings / "patch_embedding").get("weight", &[width, 3, patch, patch]),
             class_embedding: embeddings.get("class_embedding", &[width]),

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::clip::ClipVision;
 use super::denoiser::Denoiser;
-use super::folder::{ModelInfo, inspect, weight_files};
+use super::folder::{ModelInfo, Preprocessor, inspect, weight_files};
 use super::noise::Noise;
 use super::unet::UNet;
 use super::vae::Vae;
@@ -113,9 +113,10 @@ pub fn generate(
     let latent_shape = [1, frames, info.unet.out_channels, height / factor, width / factor];
     let noise = Noise::draw(params.seed, height, width, &latent_shape, kind);
 
-    let shown = keyframe.with_aspect_of(width as usize, height as usize, params.keyframe_fit);
-    let prepared =
-        model.clip.prepare(&shown.to_tensor(device), &info.preprocessor.image_mean, &info.preprocessor.image_std);
+    let shown = keyframe.with_aspect_of(width as usize, height as usize, params.keyframe_fit)?;
+    // On the CPU, as upstream: a photograph in float32 is large, and its square is small.
+    let Preprocessor { image_mean, image_std } = &info.preprocessor;
+    let prepared = model.clip.prepare(&shown.to_tensor(Device::Cpu), image_mean, image_std).to_device(device);
     let context = model.clip.forward(&prepared.to_kind(kind)).unsqueeze(1);
     cancel.check()?;
 
