@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MPL-2.0
+#
+# Every target sets the machine up first; where nothing is missing, that takes a second. There is one build
+# profile, release, so that the binding to libtorch, minutes of C++, is compiled once.
+
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+export CUDA
+# An empty LIBTORCH would hide the one in .cargo/config.toml.
+ifeq ($(strip $(LIBTORCH)),)
+unexport LIBTORCH
+else
+export LIBTORCH
+endif
+
+.PHONY: help setup build test lint fmt demo models fixtures clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what is missing: packages, libtorch (CUDA=1: with its GPU half), crates
+	@sh scripts/setup.sh
+
+build: setup ## build target/release/libgsttorchvideo.so
+	cargo build --release
+
+lint: setup ## check format and lints
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets -- -D warnings
+
+test: lint build ## lint, load the plugin in a clean environment, run the tests
+	@sh scripts/test.sh
+
+fmt: setup ## format the code
+	cargo fmt
+
+demo: build ## make demo/clip.mp4 and demo/contact-sheet.png from a photograph
+	@sh scripts/demo.sh
+
+models: setup ## fetch the weights that are not in the repository (32 MiB)
+	test -x .venv/bin/python || python3 -m venv .venv
+	PYTHON=.venv/bin/python sh models/fetch.sh
+
+fixtures: setup ## make the tests' reference answers anew (installs PyTorch, diffusers, ... in .venv-reference)
+	test -x .venv-reference/bin/python || python3 -m venv .venv-reference
+	.venv-reference/bin/python -m pip install --disable-pip-version-check --quiet -r tests/reference/requirements.txt
+	for script in svd esrgan; do .venv-reference/bin/python tests/reference/$$script.py || exit 1; done
+
+clean: ## remove what was built; libtorch stays
+	cargo clean
+	rm -rf demo
