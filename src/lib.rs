@@ -4,6 +4,7 @@
 //! The plugin `torchvideo` registers them; [`engine`] is what computes, and can be used without GStreamer.
 
 pub mod engine;
+pub mod models;
 pub mod video;
 
 fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
