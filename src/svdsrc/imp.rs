@@ -11,6 +11,7 @@ use gst_base::prelude::*;
 use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::{VideoFrameRef, VideoInfo};
+use tch::Device;
 
 use super::clip::{Clip, Next};
 use super::settings::{self, Plan, Settings};
@@ -110,7 +111,8 @@ impl SvdSrc {
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
         let device = choice.resolve().map_err(error)?;
         let kind = settings.precision().kind(device);
-        gst::info!(CAT, imp = self, "{} on {device:?} in {}: {plan:?}", folder.display(), kind_name(kind));
+        let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
+        gst::info!(CAT, imp = self, "{} on {place} in {}: {plan:?}", folder.display(), kind_name(kind));
 
         let name = name_of(&folder);
         let closing = Cancel::default();
@@ -124,7 +126,7 @@ impl SvdSrc {
         Ok(Run {
             plan,
             location,
-            origin: [name, format!("{device:?}").to_lowercase(), kind_name(kind).into()],
+            origin: [name, place.to_string(), kind_name(kind).into()],
             worker,
             closing,
             keyframe: None,
@@ -238,7 +240,8 @@ impl SvdSrc {
     fn disagreement(&self) -> Option<gst::ErrorMessage> {
         let ours = self.caps(None)?;
         let pad = self.obj().src_pad().clone();
-        if !pad.is_linked() || !pad.peer_query_caps(Some(&ours)).is_empty() {
+        let is_stopping = pad.pad_flags().contains(gst::PadFlags::FLUSHING);
+        if is_stopping || !pad.is_linked() || !pad.peer_query_caps(Some(&ours)).is_empty() {
             return None;
         }
         let theirs = pad.peer_query_caps(None);
