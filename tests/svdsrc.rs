@@ -95,15 +95,15 @@ impl Pipeline {
         samples
     }
 
-    /// Plays, and holds the model's thread in its first denoising step until the sender is used or dropped. Returns
-    /// when it is there.
-    fn play_and_hold(&self) -> mpsc::Sender<()> {
+    /// Plays, and holds the model's thread where it says `text`, until the sender is used or dropped. Returns when it
+    /// is there.
+    fn play_and_hold_at(&self, text: &'static str) -> mpsc::Sender<()> {
         let (reached, has_reached) = mpsc::channel();
         let (release, is_released) = mpsc::channel::<()>();
         let first = std::sync::Mutex::new(Some((reached, is_released)));
         self.0.bus().unwrap().set_sync_handler(move |_, message| {
             if let MessageView::Progress(progress) = message.view()
-                && progress.get().2.starts_with("Denoising step 1 ")
+                && progress.get().2.starts_with(text)
                 && let Some((reached, is_released)) = first.lock().unwrap().take()
             {
                 reached.send(()).unwrap();
@@ -114,6 +114,11 @@ impl Pipeline {
         self.play();
         has_reached.recv().unwrap();
         release
+    }
+
+    /// The same, in the first denoising step.
+    fn play_and_hold(&self) -> mpsc::Sender<()> {
+        self.play_and_hold_at("Denoising step 1 ")
     }
 }
 
@@ -348,23 +353,22 @@ fn a_flush_stops_the_generation_and_the_clip_is_made_again() {
 
 #[test]
 fn a_flush_in_the_middle_of_a_clip_loses_and_repeats_nothing() {
-    // One frame is taken, and the sink takes no second one: the clip is then somewhere between.
-    let properties = "num-frames=6 decode-chunk-size=1 width=32 height=32";
-    let pipeline = Pipeline::new(properties, "appsink name=sink sync=false max-buffers=1");
+    let properties = "num-frames=6 decode-chunk-size=2 width=32 height=32";
+    let pipeline = Pipeline::new(properties, SINK);
     let sink: gst_app::AppSink = pipeline.0.by_name("sink").unwrap().downcast().unwrap();
-    pipeline.play();
-    let first = picture(&sink.pull_sample().unwrap());
+    let release = pipeline.play_and_hold_at("Decoded 2 of 6 frames");
+    let first = [(); 2].map(|()| picture(&sink.pull_sample().unwrap()));
     let src = pipeline.src();
     assert!(src.send_event(gst::event::FlushStart::new()));
     assert!(src.send_event(gst::event::FlushStop::new(false)));
+    release.send(()).unwrap();
     let rest: Vec<_> = std::iter::from_fn(|| sink.pull_sample().ok()).collect();
     let all = Pipeline::new(properties, SINK).collect();
-    assert!(first == picture(&all[0]));
-    // What the sink held was flushed; from there on every frame comes, as it would have come.
-    let start = rest[0].buffer().unwrap().offset() as usize;
-    assert_eq!(start + rest.len(), 6);
-    for (sample, wanted) in rest.iter().zip(&all[start..]) {
-        assert_eq!(sample.buffer().unwrap().pts(), wanted.buffer().unwrap().pts());
+    assert!(first == [picture(&all[0]), picture(&all[1])]);
+    assert_eq!(rest.len(), 4);
+    for (sample, wanted) in rest.iter().zip(&all[2..]) {
+        let (buffer, wanted_buffer) = (sample.buffer().unwrap(), wanted.buffer().unwrap());
+        assert_eq!((buffer.pts(), buffer.offset()), (wanted_buffer.pts(), wanted_buffer.offset()));
         assert!(picture(sample) == picture(wanted));
     }
 }
@@ -424,14 +428,16 @@ fn tags_reach_the_container() {
             .messages_until_eos()
             .iter()
             .filter_map(|message| match message.view() {
-                MessageView::Tag(tag) => Some(tag.tags().get::<gst::tags::Comment>()?.get().to_string()),
+                MessageView::Tag(tag) if tag.tags().scope() == gst::TagScope::Global => {
+                    Some(tag.tags().get::<gst::tags::Comment>()?.get().to_string())
+                }
                 _ => None,
             })
             .collect();
         let comment: serde_json::Value = serde_json::from_str(comments.first().expect(muxer)).unwrap();
         assert_eq!(comment["seed"], 5);
         assert_eq!(comment["motion_bucket_id"], 99.0);
-        assert_eq!(comment["model"], "model");
+        assert_eq!((&comment["model"], &comment["device"]), (&"model".into(), &"cpu".into()));
         assert_eq!((&comment["num_frames"], &comment["width"]), (&3.into(), &32.into()));
     }
 }
