@@ -4,10 +4,15 @@
 //! The plugin `torchvideo` registers them; [`engine`] is what computes, and can be used without GStreamer.
 
 pub mod engine;
+mod errors;
+pub mod models;
+mod progress;
+mod settings;
+mod svdsrc;
 pub mod video;
 
-fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    Ok(())
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    svdsrc::register(plugin)
 }
 
 gst::plugin_define!(

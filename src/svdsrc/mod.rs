@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MPL-2.0
+//! `svdsrc`: a keyframe in, a video clip out.
+
+/**
+ * SECTION:element-svdsrc
+ *
+ * Makes video clips from a picture with Stable Video Diffusion. The picture is a PNG, JPEG or WebP file; the model is a
+ * folder as diffusers saves it.
+ *
+ * Every parameter is taken from the property, if it was set; else, for the size and the frame rate, from downstream's
+ * caps; else from what the model's folder recommends; else it has diffusers' default. Where no model is named, the
+ * small one that comes with the plugin is taken, from `$TORCHVIDEO_MODELS` if that folder has it.
+ *
+ * The model loads and the clip is made on a thread of their own; PROGRESS messages tell how far they are
+ * (`load-model`, `generate`). Stopping, flushing or ending the pipeline ends the work within one denoising step. After
+ * a flush the clip goes on where it was. The same parameters and the same seed give the same clip. The stream's
+ * tags carry them, as JSON in the comment.
+ *
+ * ## Example pipelines
+ *
+ * Shows a short clip, made by the small model that comes with the plugin:
+ *
+ * |[
+ * gst-launch-1.0 svdsrc location=keyframe.jpg ! videoconvert ! autovideosink
+ * ]|
+ *
+ * Makes a larger one with SVD-XT and stores it:
+ *
+ * |[
+ * gst-launch-1.0 svdsrc location=keyframe.jpg model-path=stable-video-diffusion-img2vid-xt seed=7 ! \
+ *     video/x-raw,width=1280,height=720 ! videoconvert ! x264enc ! mp4mux ! filesink location=clip.mp4
+ * ]|
+ */
+use glib::prelude::*;
+
+use crate::engine::image::Fit;
+
+mod clip;
+mod imp;
+mod settings;
+
+glib::wrapper! {
+    /// The element.
+    pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object;
+}
+
+/// The property `keyframe-fit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[repr(i32)]
+#[enum_type(name = "GstSvdSrcKeyframeFit")]
+pub enum KeyframeFit {
+    /// The middle of the picture.
+    #[default]
+    #[enum_value(name = "Crop: the middle of the picture; what sticks out is cut off", nick = "crop")]
+    Crop,
+    /// The whole picture with bars.
+    #[enum_value(name = "Pad: the whole picture with black bars", nick = "pad")]
+    Pad,
+    /// The whole picture, out of proportion.
+    #[enum_value(name = "Stretch: the whole picture, out of proportion", nick = "stretch")]
+    Stretch,
+}
+
+impl From<KeyframeFit> for Fit {
+    fn from(fit: KeyframeFit) -> Self {
+        match fit {
+            KeyframeFit::Crop => Self::Crop,
+            KeyframeFit::Pad => Self::Pad,
+            KeyframeFit::Stretch => Self::Stretch,
+        }
+    }
+}
+
+/// Registers the element.
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    #[cfg(feature = "doc")]
+    {
+        use gst::prelude::*;
+        KeyframeFit::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+        crate::settings::Dtype::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    }
+    gst::Element::register(Some(plugin), "svdsrc", gst::Rank::NONE, SvdSrc::static_type())
+}
