@@ -10,6 +10,7 @@ pub mod error;
 // pub mod esrgan;
 pub mod image;
 pub mod nn;
+pub mod pth;
 pub mod svd;
 pub mod weights;
 pub mod worker;
