@@ -7,7 +7,7 @@
 pub mod cache;
 pub mod device;
 pub mod error;
-// pub mod esrgan;
+pub mod esrgan;
 pub mod image;
 pub mod nn;
 pub mod pth;
