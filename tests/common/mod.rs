@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What the tests share: fixtures, the recipe for their weights and inputs, and a measure of error.
+#![allow(dead_code)] // Every test file uses its own part.
+
+pub mod recipe;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use gsttorchvideo::engine::image::Frame;
+use safetensors::{Dtype, SafeTensors};
+use tch::{Device, Kind, Tensor};
+
+/// A file in the repository.
+pub fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A file of reference answers: tensors, and metadata.
+pub struct Fixture {
+    bytes: Vec<u8>,
+    metadata: HashMap<String, String>,
+}
+
+impl Fixture {
+    /// Opens `tests/fixtures/{name}.safetensors`.
+    pub fn open(name: &str) -> Self {
+        let path = file(&format!("tests/fixtures/{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Self { bytes, metadata }
+    }
+
+    /// The tensor `name`.
+    pub fn tensor(&self, name: &str) -> Tensor {
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = tensors.tensor(name).unwrap_or_else(|err| panic!("{name}: {err}"));
+        let shape: Vec<_> = view.shape().iter().map(|&side| side as i64).collect();
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::U8 => Kind::Uint8,
+            Dtype::I64 => Kind::Int64,
+            other => panic!("{name} has the type {other:?}"),
+        };
+        Tensor::f_from_data_size(view.data(), &shape, kind).unwrap()
+    }
+
+    /// The picture `name`, stored as uint8 (height, width, channels).
+    pub fn picture(&self, name: &str) -> Frame {
+        let tensor = self.tensor(name);
+        let (height, width, channels) = tensor.size3().unwrap();
+        let bytes = Vec::<u8>::try_from(tensor.view(-1)).unwrap();
+        Frame::new(width as usize, height as usize, channels as usize, bytes)
+    }
+
+    /// The metadata `name` as it is.
+    pub fn text(&self, name: &str) -> &str {
+        self.metadata.get(name).unwrap_or_else(|| panic!("no metadata {name}"))
+    }
+
+    /// The metadata `name`, which is JSON.
+    pub fn json(&self, name: &str) -> serde_json::Value {
+        serde_json::from_str(self.text(name)).unwrap()
+    }
+
+    /// The weights that the metadata `name` lists as [[name, shape], …].
+    pub fn weights(&self, name: &str) -> Vec<(String, Tensor)> {
+        let list = self.json(name);
+        let list = list.as_array().unwrap().iter();
+        list.map(|entry| {
+            let (name, shape) = (entry[0].as_str().unwrap(), shape(&entry[1]));
+            (name.to_owned(), recipe::weight(name, &shape))
+        })
+        .collect()
+    }
+
+    /// The names and shapes that the metadata `inputs` lists as {name: shape}.
+    pub fn inputs(&self) -> Vec<(String, Vec<i64>)> {
+        let inputs = self.json("inputs");
+        inputs.as_object().unwrap().iter().map(|(name, value)| (name.clone(), shape(value))).collect()
+    }
+}
+
+fn shape(value: &serde_json::Value) -> Vec<i64> {
+    value.as_array().unwrap().iter().map(|side| side.as_i64().unwrap()).collect()
+}
+
+/// The largest difference over the largest reference value.
+pub fn relative_error(seen: &Tensor, wanted: &Tensor) -> f64 {
+    assert_eq!(seen.size(), wanted.size());
+    let (seen, wanted) = (seen.to_device(Device::Cpu).to_kind(Kind::Double), wanted.to_kind(Kind::Double));
+    f64::try_from((seen - &wanted).abs().max() / wanted.abs().max()).unwrap()
+}
+
+/// The largest difference of two pictures' bytes.
+pub fn difference(seen: &Frame, wanted: &Frame) -> u8 {
+    assert_eq!((seen.width(), seen.height(), seen.channels()), (wanted.width(), wanted.height(), wanted.channels()));
+    seen.data().iter().zip(wanted.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
+}
