@@ -4,10 +4,15 @@
 //! The plugin `torchvideo` registers them; [`engine`] is what computes, and can be used without GStreamer.
 
 pub mod engine;
+pub mod errors;
+pub mod models;
+pub mod progress;
+mod realesrganscale;
+pub mod settings;
 pub mod video;
 
-fn plugin_init(_plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    Ok(())
+fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    realesrganscale::register(plugin)
 }
 
 gst::plugin_define!(
