@@ -10,6 +10,7 @@
 //! Upstream: `torch/serialization.py`, `torch/_utils.py`, Python's `pickletools.py`, PKWARE's APPNOTE.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -92,17 +93,19 @@ impl Checkpoint {
         self.tensors
             .iter()
             .map(|(name, view)| {
-                let key = (view.bytes.start, view.bytes.end, view.kind);
-                if !storages.contains_key(&key) {
-                    total += view.bytes.len();
-                    if total > self.file.len() {
-                        return Err(Error::model(&self.path, "its tensors are larger than the file"));
+                let storage = match storages.entry((view.bytes.start, view.bytes.end, view.kind)) {
+                    Entry::Occupied(entry) => entry.into_mut(),
+                    Entry::Vacant(entry) => {
+                        total += view.bytes.len();
+                        if total > self.file.len() {
+                            return Err(Error::model(&self.path, "its tensors are larger than the file"));
+                        }
+                        let numbers = (view.bytes.len() / view.kind.elt_size_in_bytes()) as i64;
+                        let bytes = &self.file[view.bytes.clone()];
+                        entry.insert(Tensor::f_from_data_size(bytes, &[numbers], view.kind)?)
                     }
-                    let numbers = (view.bytes.len() / view.kind.elt_size_in_bytes()) as i64;
-                    let storage = Tensor::f_from_data_size(&self.file[view.bytes.clone()], &[numbers], view.kind)?;
-                    storages.insert(key, storage);
-                }
-                let tensor = storages[&key].f_as_strided(&view.shape, &view.strides, view.offset)?;
+                };
+                let tensor = storage.f_as_strided(&view.shape, &view.strides, view.offset)?;
                 Ok((name.clone(), tensor))
             })
             .collect()
@@ -691,4 +694,126 @@ fn global(module: &str, name: &str) -> Checked<Value> {
             ));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Vec<u8> {
+        [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+    }
+
+    fn int(number: i32) -> Vec<u8> {
+        [b"J".as_slice(), &number.to_le_bytes()].concat()
+    }
+
+    fn tuple(parts: &[Vec<u8>]) -> Vec<u8> {
+        [b"(".to_vec(), parts.concat(), b"t".to_vec()].concat()
+    }
+
+    fn pickle(body: &[u8]) -> Vec<u8> {
+        [b"\x80\x02", body, b"."].concat()
+    }
+
+    /// A file of the older container with this object, and no storages.
+    fn plain(object: &[u8]) -> Vec<u8> {
+        let magic = [&[0x8a, 10], &LEGACY_MAGIC.to_le_bytes()[..10]].concat();
+        [pickle(&magic), pickle(&int(1001)), pickle(b"}"), pickle(object), pickle(b"]")].concat()
+    }
+
+    /// The same with a storage "0" of six float32 numbers.
+    fn file(object: &[u8]) -> Vec<u8> {
+        let mut file = plain(object);
+        file.truncate(file.len() - pickle(b"]").len());
+        let keys = [b"]".to_vec(), text("0"), b"a".to_vec()].concat();
+        let storage: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
+        [file, pickle(&keys), 6u64.to_le_bytes().to_vec(), storage].concat()
+    }
+
+    /// {"w": a tensor in the storage "0", which is said to have `count` numbers}
+    fn tensor(count: i32, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
+        let ints = |values: &[i32]| tuple(&values.iter().map(|&value| int(value)).collect::<Vec<_>>());
+        let float = b"ctorch\nFloatStorage\n".to_vec();
+        let storage =
+            [tuple(&[text("storage"), float, text("0"), text("cpu"), int(count), b"N".to_vec()]), b"Q".to_vec()];
+        let arguments = tuple(&[storage.concat(), int(offset), ints(shape), ints(strides)]);
+        [b"}".to_vec(), text("w"), b"ctorch._utils\n_rebuild_tensor_v2\n".to_vec(), arguments, b"Rs".to_vec()].concat()
+    }
+
+    fn read_bytes(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        read(file.path())
+    }
+
+    #[test]
+    fn tensors_within_their_storage_are_read() {
+        for (offset, shape, strides, wanted) in [
+            (0, [2, 3], [3, 1], vec![0., 1., 2., 3., 4., 5.]),
+            (0, [3, 2], [1, 3], vec![0., 3., 1., 4., 2., 5.]),
+            (5, [1, 1], [100, 100], vec![5.]),
+            (6, [0, 9], [9, 1], vec![]),
+        ] {
+            let tensors = read_bytes(&file(&tensor(6, offset, &shape, &strides))).unwrap();
+            assert_eq!(tensors[0].0, "w");
+            assert_eq!(Vec::<f32>::try_from(tensors[0].1.reshape(-1)).unwrap(), wanted);
+        }
+    }
+
+    #[test]
+    fn tensors_that_reach_beyond_their_storage_are_refused() {
+        let huge = i32::MAX;
+        for (count, offset, shape, strides) in [
+            (6, 1, [2, 3], [3, 1]),
+            (6, -1, [2, 3], [3, 1]),
+            (6, 7, [0, 1], [1, 1]),
+            (6, 0, [2, 3], [4, 1]),
+            (6, 5, [2, 3], [-3, 1]),
+            (6, 0, [-2, -3], [3, 1]),
+            (6, 0, [7, 1], [0, 0]),
+            (6, 0, [huge, huge], [huge, huge]),
+            (6, huge, [huge, huge], [1, 1]),
+            (7, 0, [1, 1], [1, 1]),
+            (-1, 0, [1, 1], [1, 1]),
+            (huge, 0, [1, 1], [1, 1]),
+        ] {
+            let message = read_bytes(&file(&tensor(count, offset, &shape, &strides))).unwrap_err().to_string();
+            assert!(message.contains("the tensor w: ") && message.contains("storage"), "{message}");
+        }
+        let message = read_bytes(&file(&tensor(6, 0, &[2, 3], &[1]))).unwrap_err().to_string();
+        assert!(message.contains("strides [1]"), "{message}");
+    }
+
+    #[test]
+    fn pickles_that_do_more_than_tensors_need_are_refused() {
+        for (object, part) in [
+            (b"cos\nsystem\n(X\x04\0\0\0true tR".as_slice(), "os.system"),
+            (b"c__builtin__\neval\n", "__builtin__.eval"),
+            (b"ctorch._utils\n_rebuild_tensor\n", "torch._utils._rebuild_tensor,"),
+            (b"(iposix\nsystem\n", "opcode 0x69"),
+            (b"\x93", "opcode 0x93"),
+            (b"}}b}b)R", "calls what is no function"),
+            (b"ccollections\nOrderedDict\n(K\x01tR", "unknown way"),
+            (b"t", "mark that it never set"),
+            (b"((N0", "opcode 0x30"),
+            (b"NQ", "storage that is none"),
+            (b"h\x05", "never stored"),
+            (b"]", "no dictionary of tensors"),
+            (b"}X\x05\0\0\0epochK\x07s", "[\"epoch\"]"),
+        ] {
+            let message = read_bytes(&plain(object)).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn deep_and_circular_pickles_are_no_trouble() {
+        let deep = [b"]".repeat(1 << 20), b"a".repeat((1 << 20) - 1)].concat();
+        assert!(read_bytes(&plain(&deep)).unwrap_err().to_string().contains("no dictionary"));
+        let circular = [b"}q\0".as_slice(), &text("params"), b"h\0s"].concat();
+        assert!(read_bytes(&plain(&circular)).unwrap_err().to_string().contains("no tensors"));
+        let huge = [b"T".as_slice(), &[0xff; 4]].concat();
+        assert!(read_bytes(&plain(&huge)).unwrap_err().to_string().contains("ends too early"));
+    }
 }
