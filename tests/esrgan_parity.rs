@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::{Fixture, difference, file, recipe, relative_error};
+use common::{Fixture, difference, file, noise, recipe, relative_error};
 use gsttorchvideo::engine::esrgan::{Architecture, Model, Network, Params, inspect, open, rrdbnet, srvgg, upscale};
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::pth;
@@ -156,25 +156,14 @@ fn realesrgan_x4plus_anime_6b() {
     real_network("RealESRGAN_x4plus_anime_6B");
 }
 
-/// Writes a network with recipe weights to a file and opens it as a model.
 fn recipe_model(name: &str, change: impl Fn(&str, &Tensor) -> Tensor, kind: Kind) -> (tempfile::TempDir, Model) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("net.safetensors");
-    let weights = Fixture::open(&format!("esrgan/{name}")).weights("keys");
-    let weights: Vec<_> = weights.iter().map(|(name, tensor)| (name, change(name, tensor))).collect();
-    Tensor::write_safetensors(&weights, &path).unwrap();
+    let (folder, path) = common::recipe_file(name, change);
     let model = model(&path, kind);
     (folder, model)
 }
 
 fn unchanged(_: &str, tensor: &Tensor) -> Tensor {
     tensor.shallow_clone()
-}
-
-fn noise(width: i64, height: i64, channels: i64) -> Frame {
-    let values = recipe::uniform("picture", &[height, width, channels]);
-    let bytes = values.iter().map(|v| ((v + 1.0) / 2.0 * 255.0) as u8).collect();
-    Frame::new(width as usize, height as usize, channels as usize, bytes)
 }
 
 #[test]
@@ -254,16 +243,10 @@ fn alpha_is_upscaled_too() {
 
 #[test]
 fn what_float16_cannot_hold_is_done_again_in_float32() {
-    // The same network, but with numbers of a million between its first and its second layer.
-    let change = |name: &str, tensor: &Tensor| match name {
-        "body.0.weight" | "body.0.bias" => tensor * 1e6,
-        "body.2.weight" => tensor * 1e-6,
-        _ => tensor.shallow_clone(),
-    };
     let picture = noise(9, 8, 3);
     let (_folder, mut plain) = recipe_model("srvgg_x2_prelu", unchanged, Kind::Float);
     let wanted = run(&mut plain, &picture, &Params::default());
-    let (_folder, mut model) = recipe_model("srvgg_x2_prelu", change, Kind::Half);
+    let (_folder, mut model) = recipe_model("srvgg_x2_prelu", common::beyond_float16, Kind::Half);
     let upscaled = tch::no_grad(|| upscale(&mut model, &picture, &Params::default(), &Cancel::default())).unwrap();
     assert_eq!(upscaled.redone, Some("fp16"));
     assert!(difference(&upscaled.picture, &wanted) <= 1);

@@ -98,3 +98,30 @@ pub fn difference(seen: &Frame, wanted: &Frame) -> u8 {
     assert_eq!((seen.width(), seen.height(), seen.channels()), (wanted.width(), wanted.height(), wanted.channels()));
     seen.data().iter().zip(wanted.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
 }
+
+/// A picture of noise.
+pub fn noise(width: i64, height: i64, channels: i64) -> Frame {
+    let values = recipe::uniform("picture", &[height, width, channels]);
+    let bytes = values.iter().map(|v| ((v + 1.0) / 2.0 * 255.0) as u8).collect();
+    Frame::new(width as usize, height as usize, channels as usize, bytes)
+}
+
+/// Writes the network of `tests/fixtures/esrgan/{name}` with the recipe's weights, each as `change` makes it, to a
+/// file that lives as long as its folder.
+pub fn recipe_file(name: &str, change: impl Fn(&str, &Tensor) -> Tensor) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    let weights = Fixture::open(&format!("esrgan/{name}")).weights("keys");
+    let weights: Vec<_> = weights.iter().map(|(name, tensor)| (name, change(name, tensor))).collect();
+    Tensor::write_safetensors(&weights, &path).unwrap();
+    (folder, path)
+}
+
+/// Changes a SRVGGNetCompact so that it computes the same, but with numbers of a million after its first layer.
+pub fn beyond_float16(name: &str, tensor: &Tensor) -> Tensor {
+    match name {
+        "body.0.weight" | "body.0.bias" => tensor * 1e6,
+        "body.2.weight" => tensor * 1e-6,
+        _ => tensor.shallow_clone(),
+    }
+}
