@@ -7,12 +7,14 @@ pub mod engine;
 mod errors;
 pub mod models;
 mod progress;
+mod realesrganscale;
 mod settings;
 mod svdsrc;
 pub mod video;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    svdsrc::register(plugin)
+    svdsrc::register(plugin)?;
+    realesrganscale::register(plugin)
 }
 
 gst::plugin_define!(

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// A message that lists the places.
 pub fn locate(name: &str) -> Result<PathBuf, String> {
     let named = std::env::var_os("TORCHVIDEO_MODELS").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let installed = option_env!("TORCHVIDEO_DATADIR").map(|folder| Path::new(folder).join("models"));
+    let installed = option_env!("TORCHVIDEO_DATADIR").map(PathBuf::from);
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     locate_in(name, &[named, installed, Some(built)].into_iter().flatten().collect::<Vec<_>>())
 }

@@ -11,8 +11,7 @@ use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::svd::{self, Params};
 use gsttorchvideo::{models, video};
 
-#[path = "common/tiny_svd.rs"]
-mod tiny_svd;
+mod common;
 
 /// What a pipeline is built from: a picture and a model.
 struct Files {
@@ -27,7 +26,7 @@ static FILES: LazyLock<Files> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("svdsrc");
     let (picture, model) = (folder.join("picture.png"), folder.join("model"));
     std::fs::create_dir_all(&model).unwrap();
-    tiny_svd::write_tiny_svd(&model);
+    common::tiny_svd::write_tiny_svd(&model);
     let ramp = image::RgbImage::from_fn(100, 80, |x, y| image::Rgb([2 * x as u8, 3 * y as u8, (x + y) as u8]));
     ramp.save(&picture).unwrap();
     let recommended = svd::inspect(&model).unwrap().recommended;
@@ -505,7 +504,7 @@ fn wrong_models_end_in_one_message() {
     check_error(&Pipeline::new(&format!("model-path=\"{}\"", folder.display()), "fakesink"), &["empty model", "unet"]);
 
     let folder = FILES.picture.with_file_name("part");
-    tiny_svd::write_tiny_svd(&folder);
+    common::tiny_svd::write_tiny_svd(&folder);
     let file = folder.join("unet/diffusion_pytorch_model.safetensors");
     let bytes = std::fs::read(&file).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();

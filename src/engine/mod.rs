@@ -7,9 +7,10 @@
 pub mod cache;
 pub mod device;
 pub mod error;
-// pub mod esrgan;
+pub mod esrgan;
 pub mod image;
 pub mod nn;
+pub mod pth;
 mod resample;
 pub mod svd;
 pub mod weights;

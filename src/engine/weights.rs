@@ -117,6 +117,12 @@ impl Weights {
         Self { origin, tensors, device, kind, cancel, asked: RefCell::default() }
     }
 
+    /// The same tensors under other names: `name` gives the new one for each.
+    pub fn renamed(mut self, name: impl Fn(&str) -> String) -> Self {
+        self.tensors = self.tensors.into_iter().map(|(old, stored)| (name(&old), stored)).collect();
+        self
+    }
+
     /// The names and shapes that are there.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, Vec<i64>)> {
         self.tensors.iter().map(|(name, stored)| (name.as_str(), stored.shape()))
@@ -166,7 +172,7 @@ impl Weights {
             .collect();
         let is_known = |name: &String| wanted.contains_key(name) || skipped.contains(name);
         let unexpected: Vec<_> = self.tensors.keys().filter(|name| !is_known(name)).cloned().collect();
-        let mut reason = String::from("these weights don't fit the network that their folder describes");
+        let mut reason = String::from("these weights don't fit the network that they are for");
         let sorts = [("missing", missing), ("misshapen", misshapen), ("unexpected", unexpected)];
         if sorts.iter().all(|(_, names)| names.is_empty()) {
             return Ok(());

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread;
+use std::time::Duration;
 
 use super::{Error, Result};
 
@@ -99,6 +100,18 @@ impl<R> Reply<R> {
     /// Waits for the job to end.
     pub fn wait(self) -> Result<R> {
         self.0.recv().unwrap_or(Err(Error::Cancelled))
+    }
+
+    /// Waits for the job to end, or for the token to be set: then the job may go on for a while, and nobody hears of it.
+    pub fn wait_or(self, cancel: &Cancel) -> Result<R> {
+        // A look at the token now and then, because a token that could wake somebody would need a lock.
+        const LOOK: Duration = Duration::from_millis(10);
+        loop {
+            match self.0.recv_timeout(LOOK) {
+                Err(mpsc::RecvTimeoutError::Timeout) => cancel.check()?,
+                answer => return answer.unwrap_or(Err(Error::Cancelled)),
+            }
+        }
     }
 }
 
@@ -216,6 +229,21 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(worker.submit(|()| Ok(())).wait().unwrap_err().to_string(), "x: is not there");
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_cancelled_job() {
+        let worker = Worker::spawn("test", |_| Ok(()));
+        let (go, gone) = mpsc::channel::<()>();
+        let cancel = Cancel::default();
+        let reply = worker.submit(move |()| {
+            gone.recv().unwrap();
+            Ok(())
+        });
+        cancel.cancel();
+        assert!(matches!(reply.wait_or(&cancel), Err(Error::Cancelled)));
+        go.send(()).unwrap();
+        assert_eq!(worker.submit(|()| Ok(2)).wait_or(&Cancel::default()).unwrap(), 2);
     }
 
     #[test]

@@ -1,84 +1,146 @@
 // SPDX-License-Identifier: MPL-2.0
-//! What the integration tests share.
-#![allow(dead_code, reason = "no test uses all of it")]
+//! What the tests share: fixtures, the recipe for their weights and inputs, and a measure of error.
+#![allow(dead_code)] // Every test file uses its own part.
 
 pub mod recipe;
 pub mod tiny_svd;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use gsttorchvideo::engine::weights::Weights;
+use gsttorchvideo::engine::image::Frame;
+use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
-/// Names and shapes.
-pub type Keys = Vec<(String, Vec<i64>)>;
+/// A file in the repository.
+pub fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
 
-/// A file of tensors and JSON that a script in tests/reference has made.
+/// A file of reference answers: tensors, and metadata.
 pub struct Fixture {
-    tensors: BTreeMap<String, Tensor>,
-    meta: BTreeMap<String, String>,
+    bytes: Vec<u8>,
+    metadata: HashMap<String, String>,
 }
 
 impl Fixture {
-    /// Opens a file under tests/fixtures.
+    /// Opens `tests/fixtures/{name}.safetensors`.
     pub fn open(name: &str) -> Self {
-        let path = fixture_path(name);
+        let path = file(&format!("tests/fixtures/{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
-        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        let meta = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Self { tensors: Tensor::read_safetensors(path).unwrap().into_iter().collect(), meta }
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        Self { bytes, metadata }
     }
 
-    /// A tensor of the file.
+    /// The tensor `name`.
     pub fn tensor(&self, name: &str) -> Tensor {
-        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture has no {name}")).shallow_clone()
+        let tensors = SafeTensors::deserialize(&self.bytes).unwrap();
+        let view = tensors.tensor(name).unwrap_or_else(|err| panic!("{name}: {err}"));
+        let shape: Vec<_> = view.shape().iter().map(|&side| side as i64).collect();
+        let kind = match view.dtype() {
+            Dtype::F32 => Kind::Float,
+            Dtype::U8 => Kind::Uint8,
+            Dtype::I64 => Kind::Int64,
+            other => panic!("{name} has the type {other:?}"),
+        };
+        Tensor::f_from_data_size(view.data(), &shape, kind).unwrap()
     }
 
-    /// A value of the file's metadata.
-    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> T {
-        serde_json::from_str(self.meta.get(name).unwrap_or_else(|| panic!("the fixture has no {name}"))).unwrap()
+    /// The picture `name`, stored as uint8 (height, width, channels).
+    pub fn picture(&self, name: &str) -> Frame {
+        let tensor = self.tensor(name);
+        let (height, width, channels) = tensor.size3().unwrap();
+        let bytes = Vec::<u8>::try_from(tensor.view(-1)).unwrap();
+        Frame::new(width as usize, height as usize, channels as usize, bytes)
+    }
+
+    /// The metadata `name` as it is.
+    pub fn text(&self, name: &str) -> &str {
+        self.metadata.get(name).unwrap_or_else(|| panic!("no metadata {name}"))
+    }
+
+    /// The metadata `name`, which is JSON.
+    pub fn json(&self, name: &str) -> serde_json::Value {
+        serde_json::from_str(self.text(name)).unwrap()
+    }
+
+    /// The metadata `name`, which is JSON, as a type.
+    pub fn parse<T: serde::de::DeserializeOwned>(&self, name: &str) -> T {
+        serde_json::from_str(self.text(name)).unwrap()
     }
 
     /// An input by the recipe, in [-1, 1).
     pub fn input(&self, name: &str) -> Tensor {
-        let inputs: BTreeMap<String, Vec<i64>> = self.json("inputs");
-        Tensor::from_slice(&recipe::sample(name, &inputs[name])).view(inputs[name].as_slice())
+        recipe::sample(name, &shape(&self.json("inputs")[name]))
     }
 
-    /// The weights that `keys` of the metadata names, by the recipe.
-    pub fn weights(&self, keys: &str) -> Weights {
-        Weights::from_tensors("recipe", recipe_tensors(&self.json(keys)), Device::Cpu, Kind::Float)
+    /// The weights that the metadata `name` lists as [[name, shape], …].
+    pub fn weights(&self, name: &str) -> Vec<(String, Tensor)> {
+        let list = self.json(name);
+        let list = list.as_array().unwrap().iter();
+        list.map(|entry| {
+            let (name, shape) = (entry[0].as_str().unwrap(), shape(&entry[1]));
+            (name.to_owned(), recipe::weight(name, &shape))
+        })
+        .collect()
+    }
+
+    /// The names and shapes that the metadata `inputs` lists as {name: shape}.
+    pub fn inputs(&self) -> Vec<(String, Vec<i64>)> {
+        let inputs = self.json("inputs");
+        inputs.as_object().unwrap().iter().map(|(name, value)| (name.clone(), shape(value))).collect()
     }
 }
 
-/// The path of a file under tests/fixtures.
-pub fn fixture_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+fn shape(value: &serde_json::Value) -> Vec<i64> {
+    value.as_array().unwrap().iter().map(|side| side.as_i64().unwrap()).collect()
 }
 
-/// Weights by the recipe.
-pub fn recipe_tensors(keys: &Keys) -> Vec<(String, Tensor)> {
-    let tensor = |(name, shape): &(String, Vec<i64>)| {
-        (name.clone(), Tensor::from_slice(&recipe::weight(name, shape)).view(shape.as_slice()))
-    };
-    keys.iter().map(tensor).collect()
-}
-
-/// The largest difference between two tensors of one shape.
-pub fn difference(a: &Tensor, b: &Tensor) -> f64 {
-    assert_eq!(a.size(), b.size(), "shapes differ");
-    (a.to_kind(Kind::Double) - b.to_kind(Kind::Double)).abs().max().double_value(&[])
+/// The largest difference over the largest reference value.
+pub fn relative_error(seen: &Tensor, wanted: &Tensor) -> f64 {
+    assert_eq!(seen.size(), wanted.size());
+    let (seen, wanted) = (seen.to_device(Device::Cpu).to_kind(Kind::Double), wanted.to_kind(Kind::Double));
+    f64::try_from((seen - &wanted).abs().max() / wanted.abs().max()).unwrap()
 }
 
 /// Asserts that two tensors differ by at most `tolerance`, and says by how much they do.
-pub fn assert_close(what: &str, a: &Tensor, b: &Tensor, tolerance: f64) {
-    let found = difference(a, b);
+pub fn assert_close(what: &str, seen: &Tensor, wanted: &Tensor, tolerance: f64) {
+    assert_eq!(seen.size(), wanted.size(), "{what}");
+    let found = (seen.to_kind(Kind::Double) - wanted.to_kind(Kind::Double)).abs().max().double_value(&[]);
     println!("{what}: {found:.1e}");
     assert!(found <= tolerance, "{what} differs by {found:e}, more than {tolerance:e}");
 }
 
-/// The same, relative to the largest value of `b`.
-pub fn assert_close_relative(what: &str, a: &Tensor, b: &Tensor, tolerance: f64) {
-    assert_close(what, a, b, tolerance * b.abs().max().double_value(&[]));
+/// The largest difference of two pictures' bytes.
+pub fn difference(seen: &Frame, wanted: &Frame) -> u8 {
+    assert_eq!((seen.width(), seen.height(), seen.channels()), (wanted.width(), wanted.height(), wanted.channels()));
+    seen.data().iter().zip(wanted.data()).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
+}
+
+/// A picture of noise.
+pub fn noise(width: i64, height: i64, channels: i64) -> Frame {
+    let values = recipe::uniform("picture", &[height, width, channels]);
+    let bytes = values.iter().map(|v| ((v + 1.0) / 2.0 * 255.0) as u8).collect();
+    Frame::new(width as usize, height as usize, channels as usize, bytes)
+}
+
+/// Writes the network of `tests/fixtures/esrgan/{name}` with the recipe's weights, each as `change` makes it, to a
+/// file that lives as long as its folder.
+pub fn recipe_file(name: &str, change: impl Fn(&str, &Tensor) -> Tensor) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    let weights = Fixture::open(&format!("esrgan/{name}")).weights("keys");
+    let weights: Vec<_> = weights.iter().map(|(name, tensor)| (name, change(name, tensor))).collect();
+    Tensor::write_safetensors(&weights, &path).unwrap();
+    (folder, path)
+}
+
+/// Changes a SRVGGNetCompact so that it computes the same, but with numbers of a million after its first layer.
+pub fn beyond_float16(name: &str, tensor: &Tensor) -> Tensor {
+    match name {
+        "body.0.weight" | "body.0.bias" => tensor * 1e6,
+        "body.2.weight" => tensor * 1e-6,
+        _ => tensor.shallow_clone(),
+    }
 }
