@@ -22,6 +22,9 @@ impl Cancel {
     /// Asks the job to end. Returns at once.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
+        if *BUSY.lock().unwrap() > 0 {
+            finish_before_exit();
+        }
     }
 
     /// Whether the job is to end.
@@ -59,9 +62,13 @@ impl<M: 'static> Worker<M> {
                     let _busy = Busy::new();
                     guarded(|| load(&token))
                 };
-                for job in queue {
+                finish_before_exit();
+                for (done, job) in (1usize..).zip(queue) {
                     let _busy = Busy::new();
                     job(&mut model);
+                    if done.is_power_of_two() {
+                        finish_before_exit();
+                    }
                 }
                 let _busy = Busy::new();
                 drop(model);
@@ -174,19 +181,17 @@ impl Drop for Busy {
 }
 
 /// Stopping an element does not wait for the step in progress, so a process can end while one runs; libtorch's
-/// libraries must not be torn down under it. Exit handlers run last come, first served, and this one comes after
-/// libtorch's own.
+/// libraries must not be torn down under it. Exit handlers run last come, first served, and these libraries register
+/// theirs when a part of them is first used, so this one is registered again and again: after jobs, ever more rarely,
+/// and when work is told to end.
 fn finish_before_exit() {
     extern "C" fn wait() {
         EXITING.store(true, Ordering::Relaxed);
         let busy = BUSY.lock().unwrap();
         drop(IDLE.wait_while(busy, |busy| *busy > 0));
     }
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: registers a function that stays loaded: GStreamer never unloads a plugin.
-        unsafe { libc::atexit(wait) };
-    });
+    // SAFETY: registers a function that stays loaded: GStreamer never unloads a plugin.
+    unsafe { libc::atexit(wait) };
 }
 
 #[cfg(test)]

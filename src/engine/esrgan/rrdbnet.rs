@@ -74,13 +74,15 @@ impl DenseBlock {
         Self { convs: [1, 2, 3, 4, 5].map(conv) }
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
         let [grown @ .., last] = &self.convs;
         let mut seen = x.shallow_clone();
         for conv in grown {
+            cancel.check()?;
             seen = Tensor::cat(&[&seen, &leaky_relu(&conv.forward(&seen), SLOPE)], 1);
         }
-        last.forward(&seen) * RESIDUAL + x
+        cancel.check()?;
+        Ok(last.forward(&seen) * RESIDUAL + x)
     }
 }
 
@@ -94,9 +96,12 @@ impl Rrdb {
         Self { rdbs: [1, 2, 3].map(|i| DenseBlock::new(&scope / format!("rdb{i}"), config)) }
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
-        let [rdb1, rdb2, rdb3] = &self.rdbs;
-        rdb3.forward(&rdb2.forward(&rdb1.forward(x))) * RESIDUAL + x
+    fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
+        let mut features = x.shallow_clone();
+        for rdb in &self.rdbs {
+            features = rdb.forward(&features, cancel)?;
+        }
+        Ok(features * RESIDUAL + x)
     }
 }
 
@@ -130,13 +135,12 @@ impl RrdbNet {
     }
 
     /// (n, 3, h, w) -> (n, 3, scale * h, scale * w); h and w are multiples of [`Config::unshuffle`]. The token is
-    /// looked at between blocks.
+    /// looked at between convolutions.
     pub fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
         let first = self.conv_first.forward(&x.pixel_unshuffle(self.config.unshuffle()));
         let mut features = first.shallow_clone();
         for block in &self.body {
-            cancel.check()?;
-            features = block.forward(&features);
+            features = block.forward(&features, cancel)?;
         }
         features = first + self.conv_body.forward(&features);
         for conv in [&self.conv_up1, &self.conv_up2] {
