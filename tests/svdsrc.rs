@@ -386,6 +386,17 @@ fn eos_ends_the_generation() {
 }
 
 #[test]
+fn enough_buffers_end_the_generation() {
+    let properties = "num-buffers=1 num-frames=6 decode-chunk-size=1 width=32 height=32";
+    let pipeline = Pipeline::new(properties, "fakesink");
+    let release = pipeline.play_and_hold_at("Decoded 1 of 6 frames");
+    pipeline.messages_until_eos();
+    release.send(()).unwrap();
+    let told = progress(&pipeline.messages_until(is_end), "generate");
+    assert_eq!(told.last().unwrap().0, ProgressType::Canceled);
+}
+
+#[test]
 fn queries_answer_during_the_generation() {
     let pipeline = Pipeline::new("num-frames=7 fps=7/1 width=32 height=40", "fakesink");
     let _hold = pipeline.play_and_hold();
@@ -520,6 +531,11 @@ fn caps_that_do_not_fit_end_in_one_message() {
         ("width=64", "width=128", ["width=(int)128", "width=64 was set"]),
         ("fps=7/1", "framerate=16/1", ["framerate=(fraction)16/1", "fps=7/1 was set"]),
         ("", "width=1001", ["width=(int)1001", "multiples of 8"]),
+        (
+            "width=64",
+            "format=BGR ! videoconvert ! video/x-raw,format=I420,width=128",
+            ["width=(int)128", "width=64 was set"],
+        ),
         ("", "pixel-aspect-ratio=2/1", ["2/1", "the pixels square"]),
     ] {
         check_error(&Pipeline::new(properties, &format!("video/x-raw,{caps} ! fakesink")), &parts);

@@ -26,6 +26,10 @@ use crate::{errors, models, video};
 /// The model that is taken where none is named.
 const DEFAULT_MODEL: &str = "svd-nano";
 
+/// What downstream can choose, in words.
+const POSSIBLE: &str = "width and height can be multiples of 8 from 8 to 16384, the frame rate 1/1 and above, the pixels \
+                        square, the format an RGB one of 8 bits";
+
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
 });
@@ -173,6 +177,14 @@ impl SvdSrc {
         Ok(clip)
     }
 
+    /// Ends the work in hand.
+    fn interrupt(&self) {
+        let clip = self.state.lock().unwrap().run.as_ref().and_then(|run| run.clip.clone());
+        if let Some(clip) = clip {
+            clip.interrupt();
+        }
+    }
+
     /// Reads the picture, the first time.
     fn ensure_keyframe(&self) -> Result<(), gst::FlowError> {
         let location = match &self.state.lock().unwrap().run {
@@ -244,7 +256,9 @@ impl SvdSrc {
         if is_stopping || !pad.is_linked() || !pad.peer_query_caps(Some(&ours)).is_empty() {
             return None;
         }
-        let theirs = pad.peer_query_caps(None);
+        // What concerns this element, if there is such a thing: behind a converter the list is long.
+        let theirs = Some(pad.peer_query_caps(Some(&settings::template()))).filter(|caps| !caps.is_empty());
+        let theirs = theirs.unwrap_or_else(|| pad.peer_query_caps(None));
         let bound = {
             let state = self.state.lock().unwrap();
             let run = state.run.as_ref()?;
@@ -254,11 +268,7 @@ impl SvdSrc {
                     format!("the clip has begun with {width}x{height} at {}/{}", fps.numer(), fps.denom())
                 }
                 (None, Some(properties)) => format!("{properties} was set, and goes before downstream's caps"),
-                (None, None) => {
-                    "width and height can be multiples of 8 from 8 to 16384, the frame rate 1/1 and above, \
-                                 the pixels square, the format an RGB one of 8 bits"
-                        .into()
-                }
+                (None, None) => POSSIBLE.into(),
             }
         };
         Some(gst::error_msg!(
@@ -333,6 +343,16 @@ impl ObjectImpl for SvdSrc {
         obj.set_format(gst::Format::Time);
         obj.set_do_timestamp(false);
         obj.set_automatic_eos(false);
+        // However the stream ends, the work ends too: not every way goes through `unlock`.
+        let weak = self.downgrade();
+        obj.src_pad().add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            if info.event().is_some_and(|event| event.type_() == gst::EventType::Eos)
+                && let Some(imp) = weak.upgrade()
+            {
+                imp.interrupt();
+            }
+            gst::PadProbeReturn::Ok
+        });
     }
 }
 
@@ -386,14 +406,8 @@ impl ElementImpl for SvdSrc {
 
 impl BaseSrcImpl for SvdSrc {
     fn unlock(&self) -> Result<(), gst::ErrorMessage> {
-        let clip = {
-            let mut state = self.state.lock().unwrap();
-            state.is_flushing = true;
-            state.run.as_ref().and_then(|run| run.clip.clone())
-        };
-        if let Some(clip) = clip {
-            clip.interrupt();
-        }
+        self.state.lock().unwrap().is_flushing = true;
+        self.interrupt();
         Ok(())
     }
 
