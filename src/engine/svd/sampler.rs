@@ -18,7 +18,7 @@ pub fn euler(
     for (i, pair) in sigmas.windows(2).enumerate() {
         let (now, next) = (pair[0], pair[1]);
         let slope = (&latents - denoise(&latents, now)) / f64::from(now);
-        latents = latents + slope * f64::from(next - now);
+        latents += slope * f64::from(next - now);
         step(i + 1, &latents)?;
     }
     Ok(latents)
