@@ -216,6 +216,51 @@ fn whole_pipeline() {
     }
 }
 
+/// What runs on a GPU by default, on the CPU.
+#[test]
+fn half_precision_is_close() {
+    for (kind, tolerance) in [(Kind::Half, 0.01), (Kind::BFloat16, 0.08)] {
+        let weights = |fixture: &Fixture| Weights::from_tensors("recipe", fixture.weights("keys"), Device::Cpu, kind);
+        let fixture = Fixture::open("svd/unet_a");
+        let unet = unet::UNet::new(weights(&fixture).root(), &fixture.parse("config"));
+        let output = unet.forward(
+            &fixture.input("unet.sample").to_kind(kind),
+            &fixture.tensor("timesteps").narrow(0, 0, 1),
+            &fixture.input("unet.encoder_hidden_states").to_kind(kind),
+            &fixture.tensor("added_time_ids").to_kind(kind),
+        );
+        assert_eq!(output.kind(), kind);
+        assert_close(&format!("UNet in {kind:?}"), &output, &fixture.tensor("output.0"), tolerance);
+
+        let fixture = Fixture::open("svd/vae2");
+        let config: vae::Config = fixture.parse("config");
+        let vae = vae::Vae::new(weights(&fixture).root(), &config);
+        // The encoder is float32 whatever the rest is.
+        assert_close("encoder", &vae.encode(&fixture.input("vae.picture")), &fixture.tensor("mode"), TOLERANCE);
+        let decoded = vae.decode(&(fixture.input("vae.latents") * config.scaling_factor));
+        assert_eq!(decoded.kind(), kind);
+        assert_close(&format!("VAE in {kind:?}"), &decoded, &fixture.tensor("decoded"), tolerance);
+    }
+}
+
+#[test]
+fn clips_in_half_precision_are_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_svd(folder.path());
+    for kind in [Kind::Half, Kind::BFloat16] {
+        let model = Model::load(folder.path(), Device::Cpu, kind, &Cancel::default()).unwrap();
+        let params = Params { width: 56, height: 40, num_frames: 3, num_inference_steps: 2, ..Params::default() };
+        let mut frames = 0;
+        generate(&model, &picture("p", 56, 40), &params, &Cancel::default(), &mut |event| {
+            if let Event::Decoded(decoded) = event {
+                frames += decoded.len();
+            }
+        })
+        .unwrap();
+        assert_eq!(frames, 3);
+    }
+}
+
 #[test]
 fn full_size_names_and_shapes() {
     fn check<C: serde::de::DeserializeOwned>(file: &str, build: impl FnOnce(&Weights, &C)) {

@@ -124,9 +124,10 @@ fn open_cuda() -> Result<libloading::Library, String> {
     let file = if beside.exists() { beside } else { NAME.into() };
     // SAFETY: the library registers its operators with libtorch when it is opened, and that is all that its
     // initialisers do. It stays open for the life of the process.
-    unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_GLOBAL) }
-        .map(Into::into)
-        .map_err(|err| format!("libtorch's CUDA half can't be opened ({err})"))
+    unsafe { Library::open(Some(&file), RTLD_NOW | RTLD_GLOBAL) }.map(Into::into).map_err(|err| {
+        let reason = std::error::Error::source(&err).unwrap_or(&err);
+        format!("libtorch's CUDA half can't be opened ({reason})")
+    })
 }
 
 #[cfg(test)]

@@ -135,8 +135,9 @@ fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("a panic without a message");
-        // `unwrap()` in tch prints its error with {:?}, with escaped line breaks.
-        Err(Error::torch(&message.replace("\\n", "\n")))
+        // What tch unwraps: its error in {:?}, with escaped quotes and line breaks.
+        let message = message.split_once("value: Torch(\"").map_or(message, |(_, said)| said.trim_end_matches("\")"));
+        Err(Error::torch(&message.replace("\\n", "\n").replace("\\\"", "\"")))
     })
 }
 
@@ -223,7 +224,7 @@ mod tests {
             Ok(a.matmul(&a).size())
         });
         let message = err.wait().unwrap_err().to_string();
-        assert!(message.starts_with("libtorch: ") && message.contains("2x3"), "{message}");
+        assert!(message.starts_with("libtorch: mat1") && message.contains("2x3"), "{message}");
         assert!(!message.contains('\n'));
         assert_eq!(worker.submit(|()| Ok(1)).wait().unwrap(), 1);
     }

@@ -101,11 +101,9 @@ impl SvdSrc {
                 let folder = models::locate(DEFAULT_MODEL).map_err(|reason| {
                     gst::error_msg!(gst::ResourceError::NotFound, ("model-path is not set, and {reason}"))
                 })?;
-                gst::element_imp_info!(
-                    self,
-                    gst::LibraryError::Settings,
-                    ("model-path is not set: taking {}", folder.display())
-                );
+                // Twice, because gst-launch-1.0 shows what is for developers only.
+                let taken = format!("model-path is not set: taking {}", folder.display());
+                gst::element_imp_info!(self, gst::LibraryError::Settings, ("{taken}"), ["{taken}"]);
                 folder
             }
         };
