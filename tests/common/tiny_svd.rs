@@ -28,4 +28,5 @@ pub fn write_tiny_svd(folder: &Path) {
         fs::create_dir_all(folder.join(part)).unwrap();
         fs::write(folder.join(part).join(file), fixture.text(name)).unwrap();
     }
+    fs::write(folder.join("recommended.yaml"), "width: 64\nheight: 40\nnum_inference_steps: 3\n").unwrap();
 }
