@@ -57,6 +57,7 @@ impl Model {
     /// Runs the network on a picture (1, 3, h, w) in float32; gives float32 in [0, 1], and whether the model's own
     /// precision did not suffice.
     fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<(Tensor, bool)> {
+        let x = &channels_last(x);
         let result = self.network.forward(&x.to_kind(self.kind), cancel)?.to_kind(Kind::Float);
         if is_finite(&result)? {
             return Ok((result.clamp(0.0, 1.0), false));
@@ -84,6 +85,12 @@ fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Net
     let network = Network::new(weights.root(), architecture);
     weights.finish()?;
     Ok((network, architecture))
+}
+
+/// The same tensor with a pixel's channels beside one another, the order that convolutions are fastest in. What is
+/// computed from it keeps the order.
+fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 fn is_finite(x: &Tensor) -> Result<bool> {
