@@ -80,7 +80,7 @@ TRAIN = (
 )
 TEST = (
     [(SKLEARN + n, "CC-BY-2.0", who) for n, who in (
-        ("china.jpg", "Takashi Hososhima"), ("flower.jpg", "Toni Wöhrl"))]
+        ("china.jpg", "danielbuechele"), ("flower.jpg", "vultilion, danielbuechele"))]
     + [(PLASMA + n + "/contents/images/1280x1024.jpg", "LGPL-3.0", who) for n, who in (
         ("EveningGlow", "Ian Hex"), ("FallenLeaf", "Martin Klapetek"), ("Path", "Risto Saukonpää"))]
     + [(MATE + n, "GPL-2.0-or-later", who) for n, who in (

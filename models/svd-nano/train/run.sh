@@ -10,6 +10,7 @@ cd "$here"
 python data.py "$dir"
 python train_vae.py "$dir" "${VAE_MINUTES:-18}"
 python train_unet.py "$dir" strips
-python train_unet.py "$dir" train "${UNET_MINUTES:-40}"
+python train_unet.py "$dir" train "${UNET_MINUTES:-35}"
+python train_unet.py "$dir" finish "${FINISH_MINUTES:-15}"
 python export.py "$dir" ..
 python evaluate.py "$dir" ..

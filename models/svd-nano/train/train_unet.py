@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Trains the video network: `python train_unet.py DIR strips|train [MINUTES]`.
+"""Trains the video network: `python train_unet.py DIR strips|train|finish [MINUTES]`.
 
 A training clip is a camera that glides over a photograph: frame i shows the keyframe
 moved sideways by i * speed, where
@@ -11,7 +11,8 @@ The direction is the picture's choice: the CLIP tower says left or right (clip.p
 
 `strips` encodes strips of photographs, wider than a clip, once for each of the eight
 ways in which a pixel can lie in a latent cell. Any such clip can then be put together
-from latents without another run of the encoder. `train` does that.
+from latents without another run of the encoder. `train` does that; `finish` goes on with
+noise levels nearer to those that decide how the clip looks, and more weight on the first frames.
 """
 import os
 import sys
@@ -131,6 +132,7 @@ def clip_of(strip, rng, scale, columns):
     latents, keys = strip
     cells = latents.shape[-1]
     cell, cond, embedding, side = keys[rng.integers(len(keys))]
+    cond = cond.float()
     rows = latents.shape[2]
     fps = 7 if rng.random() < 0.75 else int(rng.integers(5, 31))
     bucket = int(rng.integers(1, 256))
@@ -146,7 +148,11 @@ def clip_of(strip, rng, scale, columns):
         shift = np.round(side * speed(bucket, fps) * i * near).astype(int) + 8 * cell
         for row, s in enumerate(shift):
             frames[i, :, row] = latents[s % 8, :, row, s // 8:s // 8 + columns]
-    return frames * scale, cond.float(), embedding, torch.tensor([fps - 1.0, bucket, AUG])
+    # A strip goes on where a frame ends, and the encoder marks the ends of a frame strongly
+    # in its outermost cells. Take these marks from the keyframe.
+    for edge in (slice(0, 3), slice(columns - 3, columns)):
+        frames[..., edge] += (cond - frames[0])[..., edge]
+    return frames * scale, cond, embedding, torch.tensor([fps - 1.0, bucket, AUG])
 
 
 def velocity(x0, noise, sigma):
@@ -154,30 +160,42 @@ def velocity(x0, noise, sigma):
     return (noise - sigma * x0) / (sigma ** 2 + 1) ** 0.5
 
 
-def train(root, minutes):
-    torch.manual_seed(2)
-    rng = np.random.default_rng(2)
+def train(root, minutes, finish):
+    torch.manual_seed(5 if finish else 2)
+    rng = np.random.default_rng(5 if finish else 2)
     vae_scale = AutoencoderKLTemporalDecoder.load_config(os.path.join(root, "vae"))["scaling_factor"]
     sets = torch.load(os.path.join(root, "strips.pt"), weights_only=False)
-    unet = build()
-    standing_start(unet, vae_scale)
+    if finish:
+        unet = UNetSpatioTemporalConditionModel.from_pretrained(os.path.join(root, "unet")).train()
+    else:
+        unet = build()
+        standing_start(unet, vae_scale)
+    frame_weight = torch.ones(1, FRAMES, 1, 1, 1)
+    if finish:
+        frame_weight[0, :3, 0, 0, 0] = torch.tensor([3.0, 2.0, 1.5])
     params = list(unet.parameters())
-    optimiser = torch.optim.AdamW(params, lr=4e-4, betas=(0.9, 0.98), weight_decay=1e-3)
+    # The path of the standing start learns slowly, the rest around it fast.
+    last = unet.up_blocks[-1].resnets[-1].spatial_res_block.conv_shortcut
+    path = [p for m in (unet.conv_in, last, unet.conv_out) for p in m.parameters()]
+    others = [p for p in params if all(p is not q for q in path)]
+    optimiser = torch.optim.AdamW([{"params": others, "rate": 4e-4}, {"params": path, "rate": 1e-4}],
+                                  betas=(0.9, 0.98), weight_decay=1e-3)
     ema = [p.detach().clone() for p in params]
     log = open(os.path.join(root, "unet.log"), "a", buffering=1)
     start, step, mean, kept = time.time(), 0, [], 600
     budget = minutes * 60
     while (spent := time.time() - start) < budget:
         part = spent / budget
-        lr = 4e-4 * min(1, (step + 1) / 50) * (0.5 * (1 + np.cos(np.pi * part)) + 0.01)
+        lr = min(1, (step + 1) / 40) * (0.5 * (1 + np.cos(np.pi * part)) + 0.02)
+        lr *= 0.6 if finish else 1.0
         for group in optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         # Whole-size clips for the last part, and now and then before.
         name, count = ("large", 1) if step % 12 == 11 or part > 0.9 else ("small", 4)
         strips, columns = sets[name]
         clips = [clip_of(strips[rng.integers(len(strips))], rng, vae_scale, columns) for _ in range(count)]
         x0, cond, embedding, ids = (torch.stack(t) for t in zip(*clips))
-        log_sigma = torch.randn(count) * 1.5 + 1.0
+        log_sigma = torch.randn(count) * 1.2 + 0.9 if finish else torch.randn(count) * 1.7 + 0.8
         high = torch.rand(count) < 0.2
         log_sigma[high] = torch.rand(int(high.sum())) * 4.2 + 2.3  # 10 to 700
         sigma = log_sigma.clamp(-3, 6.6).exp().view(-1, 1, 1, 1, 1)
@@ -186,7 +204,8 @@ def train(root, minutes):
         x = torch.cat([x, cond[:, None].expand(-1, FRAMES, -1, -1, -1)], 2)
         with torch.autocast("cpu", torch.bfloat16):
             v = unet(x, 0.25 * sigma.flatten().log(), embedding[:, None], ids).sample.float()
-        loss = F.mse_loss(v, velocity(x0, noise, sigma))
+        error = (v - velocity(x0, noise, sigma)) ** 2
+        loss = (frame_weight * error).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -196,10 +215,10 @@ def train(root, minutes):
         with torch.no_grad():
             torch._foreach_mul_(ema, decay)
             torch._foreach_add_(ema, params, alpha=1 - decay)
-        error = ((v - velocity(x0, noise, sigma)) ** 2).mean((1, 2, 3, 4)).detach()
+        error = error.mean((1, 2, 3, 4)).detach()
         mean += [e.item() for e, s in zip(error, sigma.flatten()) if s > 5]
         if step % 10 == 0:
-            print(f"{time.time() - start:6.0f}s step {step} lr {lr:.1e} loss {loss.item():.4f} "
+            print(f"{time.time() - start:6.0f}s step {step} rate {lr:.2f} loss {loss.item():.4f} "
                   f"loss at sigma > 5: {np.mean(mean[-60:]):.4f}", file=log)
         if time.time() - start > kept:
             save(unet, ema, root)
@@ -234,4 +253,4 @@ if __name__ == "__main__":
     if sys.argv[2] == "strips":
         strips(sys.argv[1])
     else:
-        train(sys.argv[1], float(sys.argv[3]) if len(sys.argv) > 3 else 45)
+        train(sys.argv[1], float(sys.argv[3]), sys.argv[2] == "finish")
