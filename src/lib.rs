@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-//! GStreamer elements that generate, upscale and retime video with libtorch.
+//! GStreamer elements that generate and upscale video with libtorch.
 //!
 //! The plugin `torchvideo` registers them; [`engine`] is what computes, and can be used without GStreamer.
 

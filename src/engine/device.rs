@@ -9,7 +9,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use once_cell::sync::OnceCell;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
 use super::{Error, Result};
 
@@ -26,17 +26,21 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
-    /// The device itself. Opens libtorch's CUDA half unless the CPU was asked for.
+    /// The device itself. Opens libtorch's CUDA half even for the CPU: libtorch looks for it once, when its first
+    /// operation runs, and would not see it later.
     ///
     /// # Errors
     /// [`Error::Device`] if the device is not there, with the reason.
     pub fn resolve(self) -> Result<Device> {
+        let count = cuda_count();
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => Ok(if cuda_count().is_ok_and(|count| count > 0) { Device::Cuda(0) } else { Device::Cpu }),
+            Self::Auto => {
+                Ok(if count.is_ok_and(|count| count > 0 && computes(0)) { Device::Cuda(0) } else { Device::Cpu })
+            }
             Self::Cuda(index) => {
                 let refuse = |reason| Err(Error::Device { wanted: self.to_string(), reason });
-                match cuda_count() {
+                match count {
                     Ok(count) if index < count => Ok(Device::Cuda(index)),
                     Ok(0) => refuse("no CUDA device is visible here; use device=cpu or device=auto".into()),
                     Ok(count) => refuse(format!("there are {count} CUDA devices, numbered from 0")),
@@ -114,6 +118,12 @@ fn cuda_count() -> Result<usize, String> {
     static CUDA: OnceCell<Result<libloading::Library, String>> = OnceCell::new();
     CUDA.get_or_init(open_cuda).as_ref().map_err(Clone::clone)?;
     Ok(usize::try_from(tch::Cuda::device_count()).unwrap_or(0))
+}
+
+/// Whether a CUDA device can be used: it may be too old for this libtorch, taken by somebody else, or full.
+fn computes(index: usize) -> bool {
+    let ones = Tensor::f_ones([2], (Kind::Float, Device::Cuda(index)));
+    ones.and_then(|ones| ones.f_sum(Kind::Float)).and_then(f64::try_from).is_ok_and(|sum| sum == 2.0)
 }
 
 /// Opens `libtorch_cuda.so` from libtorch's folder, where the plugin was built against one, else from the linker's path.

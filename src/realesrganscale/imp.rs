@@ -29,7 +29,8 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("realesrganscale", gst::DebugColorFlags::empty(), Some("Real-ESRGAN upscaler"))
 });
 
-/// The element. No lock is held while another is taken, nor while anything is waited for, posted, pushed or queried.
+/// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
+/// taken in this order: `state`, and what [`Cancel::cancel`] takes.
 #[derive(Default)]
 pub struct RealEsrganScale {
     settings: Mutex<Settings>,

@@ -51,10 +51,5 @@ glib::wrapper! {
 
 /// Registers the element.
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    #[cfg(feature = "doc")]
-    {
-        use gst::prelude::*;
-        crate::settings::Dtype::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
-    }
     gst::Element::register(Some(plugin), "realesrganscale", gst::Rank::NONE, RealEsrganScale::static_type())
 }

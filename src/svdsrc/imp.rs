@@ -34,7 +34,8 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
 });
 
-/// The element. No lock is held while another is taken, nor while anything is waited for, posted, pushed or queried.
+/// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
+/// taken in this order: `state`, the clip's inbox, and what [`Cancel::cancel`] takes.
 #[derive(Default)]
 pub struct SvdSrc {
     settings: Mutex<Settings>,
@@ -121,8 +122,11 @@ impl SvdSrc {
         let load = Progress::start(self.element(), "load-model", format!("Loading {name}"), &closing);
         let worker = Model::shared(&folder, device, kind);
         // The first job comes when the model is loaded. If it can't be, the clip's job says why.
+        let token = closing.clone();
         drop(worker.submit(move |_| {
-            load.complete();
+            if !token.is_cancelled() {
+                load.complete();
+            }
             Ok(())
         }));
         Ok(Run {
@@ -504,6 +508,11 @@ impl PushSrcImpl for SvdSrc {
                 Next::Frame(frame) => return self.buffer(&frame).map(CreateSuccess::NewBuffer),
                 Next::Interrupted | Next::Ended(Err(engine::Error::Cancelled)) => {
                     return Err(gst::FlowError::Flushing);
+                }
+                Next::Ended(Err(Error::OutOfMemory(reason))) => {
+                    let reason =
+                        format!("{reason}; a lower decode-chunk-size, or a smaller width and height, needs less");
+                    return Err(self.fail(errors::message(&Error::OutOfMemory(reason))));
                 }
                 Next::Ended(Err(err)) => return Err(self.fail(errors::message(&err))),
                 Next::Ended(Ok(())) => {

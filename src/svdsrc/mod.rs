@@ -28,7 +28,7 @@
  *
  * |[
  * gst-launch-1.0 svdsrc location=keyframe.jpg model-path=stable-video-diffusion-img2vid-xt seed=7 ! \
- *     video/x-raw,width=1280,height=720 ! videoconvert ! x264enc ! mp4mux ! filesink location=clip.mp4
+ *     video/x-raw,width=1280,height=720 ! videoconvert ! video/x-raw,format=I420 ! x264enc ! mp4mux ! filesink location=clip.mp4
  * ]|
  */
 use glib::prelude::*;
@@ -73,11 +73,5 @@ impl From<KeyframeFit> for Fit {
 
 /// Registers the element.
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    #[cfg(feature = "doc")]
-    {
-        use gst::prelude::*;
-        KeyframeFit::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
-        crate::settings::Dtype::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
-    }
     gst::Element::register(Some(plugin), "svdsrc", gst::Rank::NONE, SvdSrc::static_type())
 }

@@ -104,11 +104,6 @@ pub fn generate(
     let (device, kind) = (*device, *kind);
     let Params { width, height, num_frames: frames, .. } = *params;
     let factor = info.vae.factor();
-    for (name, side) in [("width", width), ("height", height)] {
-        if side % factor != 0 {
-            return Err(Error::param(name, side, format!("this model takes multiples of {factor}")));
-        }
-    }
 
     let latent_shape = [1, frames, info.unet.out_channels, height / factor, width / factor];
     let noise = Noise::draw(params.seed, height, width, &latent_shape, kind);

@@ -50,6 +50,10 @@ impl Config {
         if self.block_out_channels.is_empty() || self.block_out_channels.iter().any(|&c| c < 1 || c % 32 != 0) {
             return Err(format!("block_out_channels={:?} must be multiples of 32", self.block_out_channels));
         }
+        if self.factor() > 8 {
+            // Sizes are multiples of 8.
+            return Err(format!("block_out_channels={:?} has more than the 4 levels of SVD", self.block_out_channels));
+        }
         if self.layers_per_block < 1 || self.latent_channels < 1 {
             return Err("layers_per_block and latent_channels must be positive".into());
         }
@@ -61,7 +65,7 @@ impl Config {
 
     /// Pixels to a latent along each side.
     pub fn factor(&self) -> i64 {
-        1 << (self.block_out_channels.len() - 1)
+        1 << (self.block_out_channels.len() - 1).min(62)
     }
 }
 
