@@ -2,7 +2,7 @@
 //! Which device a model runs on, and in which precision.
 //!
 //! libtorch's CUDA half is a library of its own that the linker leaves out (tch-rs issue 907), and rightly: the plugin
-//! must load where there is no CUDA. It is opened here, the first time that somebody wants a CUDA device.
+//! must load where there is no CUDA. It is opened here, when the first element chooses its device.
 
 use std::fmt;
 use std::path::Path;
