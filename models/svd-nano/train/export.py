@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MPL-2.0
 """Puts the trained parts together as a diffusers pipeline in float16: `python export.py DIR MODEL`."""
 import glob
+import json
 import os
 import sys
 
@@ -28,6 +29,12 @@ def main(root, model):
         feature_extractor=CLIPImageProcessor(
             crop_size=224, size=224, image_mean=clip.MEAN, image_std=clip.STD))
     pipeline.to(torch.float16).save_pretrained(model)
+    for path in glob.glob(os.path.join(model, "*", "config.json")):  # no path of this machine
+        with open(path) as f:
+            config = json.load(f)
+        config.pop("_name_or_path", None)
+        with open(path, "w") as f:
+            f.write(json.dumps(config, indent=2) + "\n")
     for path in glob.glob(os.path.join(model, "*", "*.safetensors")):
         os.chmod(path, 0o644)
     for name, module in (("unet", pipeline.unet), ("vae", pipeline.vae),
