@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use common::tiny_svd::write_tiny_svd;
 use common::{Fixture, assert_close, file, recipe, relative_error};
+use gsttorchvideo::engine::Error;
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::svd::{
     Event, Model, Noise, Params, clip, denoiser, generate, inspect, sampler, schedule, unet, vae,
@@ -74,6 +75,7 @@ fn clip_preprocessing() {
 
 #[test]
 fn vae_both_ways() {
+    let go = &Cancel::default();
     for file in ["svd/vae", "svd/vae2"] {
         let fixture = Fixture::open(file);
         let config: vae::Config = fixture.parse("config");
@@ -83,13 +85,18 @@ fn vae_both_ways() {
         weights.finish().unwrap();
         assert_close(
             &format!("{file} encode"),
-            &vae.encode(&fixture.input("vae.picture")),
+            &vae.encode(&fixture.input("vae.picture"), go).unwrap(),
             &fixture.tensor("mode"),
             TOLERANCE,
         );
         let latents = fixture.input("vae.latents") * config.scaling_factor;
-        assert_close(&format!("{file} decode"), &vae.decode(&latents), &fixture.tensor("decoded"), TOLERANCE);
-        let chunks: Vec<_> = latents.split(2, 0).iter().map(|chunk| vae.decode(chunk)).collect();
+        assert_close(
+            &format!("{file} decode"),
+            &vae.decode(&latents, go).unwrap(),
+            &fixture.tensor("decoded"),
+            TOLERANCE,
+        );
+        let chunks: Vec<_> = latents.split(2, 0).iter().map(|chunk| vae.decode(chunk, go).unwrap()).collect();
         let chunks = Tensor::cat(&chunks, 0);
         assert_close(&format!("{file} decode in chunks"), &chunks, &fixture.tensor("decoded_chunks_2"), TOLERANCE);
     }
@@ -111,7 +118,9 @@ fn unets() {
                 &timesteps.narrow(0, i, 1),
                 &fixture.input("unet.encoder_hidden_states"),
                 &fixture.tensor("added_time_ids"),
+                &Cancel::default(),
             );
+            let output = output.unwrap();
             assert_close(&format!("{file} {i}"), &output, &fixture.tensor(&format!("output.{i}")), TOLERANCE);
         }
     }
@@ -146,7 +155,7 @@ fn sampler_steps() {
         let x0 = denoiser::predicted(&v, x, sigma);
         assert!(relative_error(&x0, &fixture.tensor(&format!("step.{step}.pred_original_sample"))) <= 1e-5, "x0");
         step += 1;
-        x0
+        Ok(x0)
     };
     let end = sampler::euler(start, &sigmas, denoise, |step, x| {
         let wanted = fixture.tensor(&format!("step.{}.prev_sample", step - 1));
@@ -219,6 +228,7 @@ fn whole_pipeline() {
 /// What runs on a GPU by default, on the CPU.
 #[test]
 fn half_precision_is_close() {
+    let go = &Cancel::default();
     for (kind, tolerance) in [(Kind::Half, 0.01), (Kind::BFloat16, 0.08)] {
         let weights = |fixture: &Fixture| Weights::from_tensors("recipe", fixture.weights("keys"), Device::Cpu, kind);
         let fixture = Fixture::open("svd/unet_a");
@@ -228,7 +238,9 @@ fn half_precision_is_close() {
             &fixture.tensor("timesteps").narrow(0, 0, 1),
             &fixture.input("unet.encoder_hidden_states").to_kind(kind),
             &fixture.tensor("added_time_ids").to_kind(kind),
+            &Cancel::default(),
         );
+        let output = output.unwrap();
         assert_eq!(output.kind(), kind);
         assert_close(&format!("UNet in {kind:?}"), &output, &fixture.tensor("output.0"), tolerance);
 
@@ -236,8 +248,13 @@ fn half_precision_is_close() {
         let config: vae::Config = fixture.parse("config");
         let vae = vae::Vae::new(weights(&fixture).root(), &config);
         // The encoder is float32 whatever the rest is.
-        assert_close("encoder", &vae.encode(&fixture.input("vae.picture")), &fixture.tensor("mode"), TOLERANCE);
-        let decoded = vae.decode(&(fixture.input("vae.latents") * config.scaling_factor));
+        assert_close(
+            "encoder",
+            &vae.encode(&fixture.input("vae.picture"), go).unwrap(),
+            &fixture.tensor("mode"),
+            TOLERANCE,
+        );
+        let decoded = vae.decode(&(fixture.input("vae.latents") * config.scaling_factor), go).unwrap();
         assert_eq!(decoded.kind(), kind);
         assert_close(&format!("VAE in {kind:?}"), &decoded, &fixture.tensor("decoded"), tolerance);
     }
@@ -288,6 +305,22 @@ fn full_size_names_and_shapes() {
         config.check().unwrap();
         clip::ClipVision::new(weights.root(), config);
     });
+}
+
+#[test]
+fn networks_end_between_layers() {
+    let set = Cancel::default();
+    set.cancel();
+    let fixture = Fixture::open("svd/vae2");
+    let vae = vae::Vae::new(weights(&fixture).root(), &fixture.parse("config"));
+    assert!(matches!(vae.encode(&fixture.input("vae.picture"), &set), Err(Error::Cancelled)));
+    assert!(matches!(vae.decode(&fixture.input("vae.latents"), &set), Err(Error::Cancelled)));
+    let fixture = Fixture::open("svd/unet_b");
+    let unet = unet::UNet::new(weights(&fixture).root(), &fixture.parse("config"));
+    let context = fixture.input("unet.encoder_hidden_states");
+    let (timestep, ids) = (fixture.tensor("timesteps"), fixture.tensor("added_time_ids"));
+    let result = unet.forward(&fixture.input("unet.sample"), &timestep, &context, &ids, &set);
+    assert!(matches!(result, Err(Error::Cancelled)));
 }
 
 #[test]

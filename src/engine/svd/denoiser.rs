@@ -9,6 +9,8 @@ use tch::Tensor;
 use super::guider;
 use super::schedule::timestep;
 use super::unet::UNet;
+use crate::engine::Result;
+use crate::engine::worker::Cancel;
 
 /// What the UNet is told about one clip.
 pub struct Denoiser<'a> {
@@ -23,24 +25,29 @@ pub struct Denoiser<'a> {
     /// Each frame's guidance (1, frames, 1, 1, 1), if the clip is guided. Then everything above has two halves: first
     /// without the keyframe (zeros), then with it.
     pub guidance: Option<Tensor>,
+    /// Ends the work between two layers.
+    pub cancel: &'a Cancel,
 }
 
 impl Denoiser<'_> {
     /// Noisy latents (1, frames, channels, h, w) of noise level `sigma` -> clean ones. In and out in float32.
-    pub fn denoise(&self, latents: &Tensor, sigma: f32) -> Tensor {
+    ///
+    /// # Errors
+    /// Those of [`UNet::forward`].
+    pub fn denoise(&self, latents: &Tensor, sigma: f32) -> Result<Tensor> {
         let variance = sigma * sigma + 1.0;
         let kind = self.image_latents.kind();
         let scaled = (latents / f64::from(variance.sqrt())).to_kind(kind);
         let clips = self.image_latents.size()[0];
         let input = Tensor::cat(&[scaled.repeat([clips, 1, 1, 1, 1]), self.image_latents.shallow_clone()], 2);
         let timestep = Tensor::from_slice(&[timestep(sigma)]).to_device(input.device());
-        let v = self.unet.forward(&input, &timestep, &self.context, &self.added_time_ids);
+        let v = self.unet.forward(&input, &timestep, &self.context, &self.added_time_ids, self.cancel)?;
         let v = v.to_kind(latents.kind());
         let v = match &self.guidance {
             Some(scale) => guider::guide(&v, scale),
             None => v,
         };
-        predicted(&v, latents, sigma)
+        Ok(predicted(&v, latents, sigma))
     }
 }
 

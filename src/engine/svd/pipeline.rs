@@ -90,7 +90,7 @@ impl Model {
 /// Makes one clip, on the thread of the model's worker. `report` gets every event there, the frames too.
 ///
 /// # Errors
-/// [`Error::Param`] for parameters out of range; [`Error::Cancelled`] within a step of the token being set;
+/// [`Error::Param`] for parameters out of range; [`Error::Cancelled`] within a layer of the token being set;
 /// [`Error::NonFinite`] rather than a frame of numbers gone bad.
 pub fn generate(
     model: &Model,
@@ -117,7 +117,7 @@ pub fn generate(
 
     let picture = shown.resize(width as usize, height as usize).to_tensor(device) * 2.0 - 1.0;
     let picture = picture + noise.picture.to_device(device) * params.noise_aug_strength;
-    let image_latents = model.vae.encode(&picture).to_kind(kind);
+    let image_latents = model.vae.encode(&picture, cancel)?.to_kind(kind);
     finite(&image_latents, "encoding the keyframe", kind)?;
     cancel.check()?;
     report(Event::Encoded);
@@ -134,6 +134,7 @@ pub fn generate(
         added_time_ids: if is_guided { Tensor::cat(&[&ids, &ids], 0) } else { ids },
         guidance: is_guided
             .then(|| guider::linear(params.min_guidance_scale, params.max_guidance_scale, frames, device)),
+        cancel,
     };
     let steps = params.num_inference_steps;
     let sigmas = info.schedule.sigmas(steps);
@@ -152,7 +153,7 @@ pub fn generate(
 
     let chunk = if params.decode_chunk_size == 0 { frames } else { params.decode_chunk_size };
     for latents in latents.squeeze_dim(0).split(chunk, 0) {
-        let decoded = model.vae.decode(&latents);
+        let decoded = model.vae.decode(&latents, cancel)?;
         finite(&decoded, "decoding", kind)?;
         cancel.check()?;
         report(Event::Decoded(Frame::from_tensor(&(decoded.to_kind(Kind::Float) / 2.0 + 0.5))?));

@@ -7,8 +7,10 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::layers::{ResStyle, ResnetBlock2D, SpatioTemporalResBlock, to_clips, to_frames, upsample};
+use crate::engine::Result;
 use crate::engine::nn::{Conv2d, GroupNorm, Linear, TemporalConv, attend};
 use crate::engine::weights::Scope;
+use crate::engine::worker::Cancel;
 
 /// The spatial norms' eps, in both halves.
 const EPS: f64 = 1e-6;
@@ -98,15 +100,21 @@ impl Vae {
 
     /// Pictures (n, 3, h, w) in [-1, 1] -> the mode of their latents (n, latent_channels, h / factor, w / factor), not
     /// multiplied by the scaling factor.
-    pub fn encode(&self, pictures: &Tensor) -> Tensor {
-        let moments = self.quant_conv.forward(&self.encoder.forward(&pictures.to_kind(self.encoder_kind)));
-        moments.chunk(2, 1).swap_remove(0)
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::engine::Error::Cancelled) within a layer of the token being set.
+    pub fn encode(&self, pictures: &Tensor, cancel: &Cancel) -> Result<Tensor> {
+        let encoded = self.encoder.forward(&pictures.to_kind(self.encoder_kind), cancel)?;
+        Ok(self.quant_conv.forward(&encoded).chunk(2, 1).swap_remove(0))
     }
 
     /// Scaled latents of neighbouring frames (frames, latent_channels, h, w) -> pictures (frames, 3, h * factor,
     /// w * factor), about [-1, 1]. Frames that are decoded in one call see one another.
-    pub fn decode(&self, latents: &Tensor) -> Tensor {
-        self.decoder.forward(&(latents / self.scaling_factor).to_kind(self.decoder_kind))
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::engine::Error::Cancelled) within a layer of the token being set.
+    pub fn decode(&self, latents: &Tensor, cancel: &Cancel) -> Result<Tensor> {
+        self.decoder.forward(&(latents / self.scaling_factor).to_kind(self.decoder_kind), cancel)
     }
 }
 
@@ -145,10 +153,11 @@ impl Encoder {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
         let mut x = self.conv_in.forward(x);
         for (blocks, down) in &self.levels {
             for block in blocks {
+                cancel.check()?;
                 x = block.forward(&x, None);
             }
             if let Some(down) = down {
@@ -158,7 +167,7 @@ impl Encoder {
         }
         let (before, attention, after) = &self.middle;
         let x = after.forward(&attention.forward(&before.forward(&x, None)), None);
-        self.conv_out.forward(&self.norm.forward(&x).silu())
+        Ok(self.conv_out.forward(&self.norm.forward(&x).silu()))
     }
 }
 
@@ -202,7 +211,7 @@ impl Decoder {
         }
     }
 
-    fn forward(&self, x: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
         let frames = x.size()[0];
         let mut x = self.middle[0].forward(&self.conv_in.forward(x), None, frames);
         // Upstream pairs the second block with the one attention, and so runs neither the attention of a middle with
@@ -212,6 +221,7 @@ impl Decoder {
         }
         for (blocks, up) in &self.levels {
             for block in blocks {
+                cancel.check()?;
                 x = block.forward(&x, None, frames);
             }
             if let Some(up) = up {
@@ -219,7 +229,7 @@ impl Decoder {
             }
         }
         let x = self.conv_out.forward(&self.norm.forward(&x).silu());
-        to_frames(&self.time_conv_out.forward(&to_clips(&x, frames)))
+        Ok(to_frames(&self.time_conv_out.forward(&to_clips(&x, frames))))
     }
 }
 

@@ -9,6 +9,7 @@ use tch::Tensor;
 use super::Conditions;
 use super::config::Level;
 use super::transformer::SpatioTemporalTransformer;
+use crate::engine::Result;
 use crate::engine::nn::Conv2d;
 use crate::engine::svd::layers::{ResStyle, SpatioTemporalResBlock, upsample};
 use crate::engine::weights::Scope;
@@ -29,11 +30,12 @@ impl Layer {
         }
     }
 
-    fn forward(&self, x: &Tensor, at: Conditions) -> Tensor {
+    fn forward(&self, x: &Tensor, at: Conditions) -> Result<Tensor> {
+        at.cancel.check()?;
         let x = self.resnet.forward(x, Some(at.time), at.frames);
         match &self.attention {
             Some(attention) => attention.forward(&x, at),
-            None => x,
+            None => Ok(x),
         }
     }
 }
@@ -56,17 +58,17 @@ impl DownBlock {
         }
     }
 
-    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, at: Conditions) -> Tensor {
+    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, at: Conditions) -> Result<Tensor> {
         let mut x = x.shallow_clone();
         for layer in &self.layers {
-            x = layer.forward(&x, at);
+            x = layer.forward(&x, at)?;
             skips.push(x.shallow_clone());
         }
         if let Some(downsampler) = &self.downsampler {
             x = downsampler.forward(&x);
             skips.push(x.shallow_clone());
         }
-        x
+        Ok(x)
     }
 }
 
@@ -82,8 +84,8 @@ impl MidBlock {
         Self { before: layer(0, true), after: layer(1, false) }
     }
 
-    pub(super) fn forward(&self, x: &Tensor, at: Conditions) -> Tensor {
-        self.after.forward(&self.before.forward(x, at), at)
+    pub(super) fn forward(&self, x: &Tensor, at: Conditions) -> Result<Tensor> {
+        self.after.forward(&self.before.forward(x, at)?, at)
     }
 }
 
@@ -108,16 +110,16 @@ impl UpBlock {
         }
     }
 
-    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, at: Conditions, is_odd: bool) -> Tensor {
+    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, at: Conditions, is_odd: bool) -> Result<Tensor> {
         let mut x = x.shallow_clone();
         for layer in &self.layers {
             let skip = skips.pop().expect("there is a skip for every layer");
-            x = layer.forward(&Tensor::cat(&[x, skip], 1), at);
+            x = layer.forward(&Tensor::cat(&[x, skip], 1), at)?;
         }
         if let Some(upsampler) = &self.upsampler {
             let next = skips.last().expect("the level above has skips").size();
             x = upsample(upsampler, &x, is_odd.then(|| [next[2], next[3]]));
         }
-        x
+        Ok(x)
     }
 }

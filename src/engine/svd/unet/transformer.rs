@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 
 use super::Conditions;
 use super::config::Level;
+use crate::engine::Result;
 use crate::engine::nn::{GegluFeedForward, GroupNorm, LayerNorm, Linear, TimestepEmbedding, attend, sinusoidal};
 use crate::engine::svd::layers::AlphaBlender;
 use crate::engine::weights::Scope;
@@ -45,7 +46,7 @@ impl SpatioTemporalTransformer {
     }
 
     /// (clips * frames, c, h, w) -> the same shape.
-    pub(super) fn forward(&self, x: &Tensor, at: Conditions) -> Tensor {
+    pub(super) fn forward(&self, x: &Tensor, at: Conditions) -> Result<Tensor> {
         let (n, _, h, w) = x.size4().expect("pictures have four dimensions");
         let positions = Tensor::arange(at.frames, (Kind::Float, x.device()));
         let positions = sinusoidal(&positions, self.channels).to_kind(x.kind());
@@ -53,11 +54,13 @@ impl SpatioTemporalTransformer {
 
         let mut hidden = self.proj_in.forward(&self.norm.forward(x).flatten(2, 3).transpose(1, 2));
         for (spatial, temporal) in &self.blocks {
+            at.cancel.check()?;
             hidden = spatial.forward(&hidden, at);
+            at.cancel.check()?;
             let mixed = temporal.forward(&(&hidden + &positions), at);
             hidden = self.time_mixer.forward(&hidden, &mixed);
         }
-        self.proj_out.forward(&hidden).transpose(1, 2).unflatten(2, [h, w]) + x
+        Ok(self.proj_out.forward(&hidden).transpose(1, 2).unflatten(2, [h, w]) + x)
     }
 }
 
