@@ -8,7 +8,12 @@ use crate::engine::Error;
 /// The message that an element posts for `err`.
 pub fn message(err: &Error) -> gst::ErrorMessage {
     match err {
-        Error::Param { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{err}")),
+        // By the property's name.
+        Error::Param { name, value, expected } => {
+            let err =
+                Error::Param { name: name.replace('_', "-").into(), value: value.clone(), expected: expected.clone() };
+            gst::error_msg!(gst::LibraryError::Settings, ("{err}"))
+        }
         Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
             gst::error_msg!(gst::ResourceError::NotFound, ("{err}"))
         }

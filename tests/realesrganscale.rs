@@ -330,19 +330,22 @@ fn wrong_settings_end_in_one_clear_error() {
     std::fs::write(&truncated, &std::fs::read(file(SHIPPED)).unwrap()[..100_000]).unwrap();
     for (properties, parts) in [
         ("model-path=/nowhere/x4.pth".into(), ["/nowhere/x4.pth", "No such file"]),
-        (format!("model-path={}", folder.path().display()), ["it is a folder", ".pth"]),
-        (format!("model-path={}", truncated.display()), ["short.safetensors", "not a complete safetensors file"]),
-        (format!("model-path={}", fixture("views.pth")), ["views.pth", "neither an RRDBNet"]),
-        (format!("model-path={}", fixture("rrdb_x4.safetensors")), ["rrdb_x4.safetensors", "out.even [2, 3, 48, 32]"]),
-        (format!("model-path={}", fixture("hostile.pth")), ["hostile.pth", "posix.system"]),
-        (format!("model-path={}", fixture("hostile_legacy.pth")), ["hostile_legacy.pth", "posix.system"]),
+        (format!("model-path=\"{}\"", folder.path().display()), ["it is a folder", ".pth"]),
+        (format!("model-path=\"{}\"", truncated.display()), ["short.safetensors", "not a complete safetensors file"]),
+        (format!("model-path=\"{}\"", fixture("views.pth")), ["views.pth", "neither an RRDBNet"]),
+        (
+            format!("model-path=\"{}\"", fixture("rrdb_x4.safetensors")),
+            ["rrdb_x4.safetensors", "out.even [2, 3, 48, 32]"],
+        ),
+        (format!("model-path=\"{}\"", fixture("hostile.pth")), ["hostile.pth", "posix.system"]),
+        (format!("model-path=\"{}\"", fixture("hostile_legacy.pth")), ["hostile_legacy.pth", "posix.system"]),
         ("device=cuda:99".into(), ["cuda:99", "device"]),
         ("device=gpu".into(), ["device=gpu", "use auto, cpu"]),
         ("outscale=-1".into(), ["outscale=-1", "use 0.015625 to 64"]),
         ("outscale=65".into(), ["outscale=65", "use 0.015625 to 64"]),
         ("tile=-3".into(), ["tile=-3", "use 0"]),
-        ("tile-pad=-1".into(), ["tile_pad=-1", "use 0"]),
-        ("pre-pad=-2147483648".into(), ["pre_pad=-2147483648", "use 0"]),
+        ("tile-pad=-1".into(), ["tile-pad=-1", "use 0"]),
+        ("pre-pad=-2147483648".into(), ["pre-pad=-2147483648", "use 0"]),
     ] {
         let element = element(&properties);
         let bus = gst::Bus::new();
@@ -379,7 +382,7 @@ fn interlaced_video_is_refused() {
 #[test]
 fn weights_beyond_float16_are_warned_of_once() {
     let (_folder, path) = recipe_file("srvgg_x2_prelu", beyond_float16);
-    let mut bench = Bench::new(&format!("dtype=fp16 model-path={}", path.display()));
+    let mut bench = Bench::new(&format!("dtype=fp16 model-path=\"{}\"", path.display()));
     let picture = noise(7, 6, 3);
     let wanted = upscaled(&path, &picture, Params::default());
     for _ in 0..3 {
@@ -393,7 +396,7 @@ fn weights_beyond_float16_are_warned_of_once() {
 #[test]
 fn broken_weights_end_in_one_error() {
     let (_folder, path) = recipe_file("srvgg_x2_prelu", |_, tensor| tensor * f64::NAN);
-    let mut bench = Bench::new(&format!("model-path={}", path.display()));
+    let mut bench = Bench::new(&format!("model-path=\"{}\"", path.display()));
     let picture = noise(7, 6, 3);
     let info = info(VideoFormat::Rgb, &picture);
     bench.harness.set_src_caps(info.to_caps().unwrap());

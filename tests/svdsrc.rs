@@ -56,7 +56,8 @@ impl Pipeline {
     /// The same with a picture and a model, small and quick if nothing else is said.
     fn new(properties: &str, rest: &str) -> Self {
         let Files { picture, model, .. } = &*FILES;
-        let files = format!("location={} model-path={} num-inference-steps=2", picture.display(), model.display());
+        let files =
+            format!("location=\"{}\" model-path=\"{}\" num-inference-steps=2", picture.display(), model.display());
         Self::bare(&format!("{files} {properties}"), rest)
     }
 
@@ -412,7 +413,7 @@ fn queries_answer_during_the_generation() {
 #[test]
 fn two_elements_share_a_model() {
     let other = format!(
-        "{SINK} svdsrc location={} model-path={} num-inference-steps=2 num-frames=2 width=32 height=32 device=cpu ! \
+        "{SINK} svdsrc location=\"{}\" model-path=\"{}\" num-inference-steps=2 num-frames=2 width=32 height=32 device=cpu ! \
          fakesink",
         FILES.picture.display(),
         FILES.model.display()
@@ -426,12 +427,12 @@ fn tags_reach_the_container() {
     for (muxer, demuxer) in [("qtmux", "qtdemux"), ("matroskamux", "matroskademux")] {
         let file = FILES.picture.with_file_name(muxer);
         let properties = "num-frames=3 width=32 height=32 seed=5 motion-bucket-id=99";
-        let rest = format!("videoconvert ! jpegenc ! {muxer} ! filesink location={}", file.display());
+        let rest = format!("videoconvert ! jpegenc ! {muxer} ! filesink location=\"{}\"", file.display());
         let pipeline = Pipeline::new(properties, &rest);
         pipeline.play();
         assert_eq!(errors(&pipeline.messages_until_eos()), [""; 0]);
         drop(pipeline);
-        let reader = format!("filesrc location={} ! {demuxer} ! fakesink", file.display());
+        let reader = format!("filesrc location=\"{}\" ! {demuxer} ! fakesink", file.display());
         let reader = Pipeline(gst::parse::launch(&reader).unwrap().downcast().unwrap());
         reader.play();
         let comments: Vec<String> = reader
@@ -481,11 +482,11 @@ fn wrong_properties_end_in_one_message() {
         ("location=\"\"", ["location is not set", "PNG, JPEG or WebP"]),
         ("width=1001", ["width=1001", "1000 or 1008"]),
         ("height=-8", ["height=-8", "8 to 16384"]),
-        ("num-inference-steps=0", ["num_inference_steps=0", "1 to 1000"]),
-        ("num-frames=2000", ["num_frames=2000", "1 to 1024"]),
+        ("num-inference-steps=0", ["num-inference-steps=0", "1 to 1000"]),
+        ("num-frames=2000", ["num-frames=2000", "1 to 1024"]),
         ("fps=1/2", ["fps=0.5", "from 1"]),
-        ("noise-aug-strength=-0.5", ["noise_aug_strength=-0.5", "from 0"]),
-        ("num-clips=-3", ["num_clips=-3", "0 for an endless chain"]),
+        ("noise-aug-strength=-0.5", ["noise-aug-strength=-0.5", "from 0"]),
+        ("num-clips=-3", ["num-clips=-3", "0 for an endless chain"]),
         ("device=cuda:4096", ["cuda:4096", "device"]),
         ("device=gpu", ["device=gpu", "auto, cpu, cuda or cuda:N"]),
     ] {
@@ -502,9 +503,12 @@ fn wrong_pictures_end_in_one_message() {
     {
         let path = folder.join(name);
         std::fs::write(&path, bytes).unwrap();
-        check_error(&Pipeline::new(&format!("location={}", path.display()), "fakesink"), &[name, "PNG, JPEG or WebP"]);
+        check_error(
+            &Pipeline::new(&format!("location=\"{}\"", path.display()), "fakesink"),
+            &[name, "PNG, JPEG or WebP"],
+        );
     }
-    let pipeline = Pipeline::new(&format!("location={}", folder.display()), "fakesink");
+    let pipeline = Pipeline::new(&format!("location=\"{}\"", folder.display()), "fakesink");
     check_error(&pipeline, &[&folder.display().to_string(), "it is a folder"]);
 }
 
@@ -521,7 +525,7 @@ fn wrong_models_end_in_one_message() {
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let rest = tensors.tensors().into_iter().filter(|(name, _)| name != "conv_in.weight");
     std::fs::write(&file, safetensors::serialize(rest, None).unwrap()).unwrap();
-    let pipeline = Pipeline::new(&format!("model-path={}", folder.display()), "fakesink");
+    let pipeline = Pipeline::new(&format!("model-path=\"{}\"", folder.display()), "fakesink");
     check_error(&pipeline, &["conv_in.weight", "part"]);
 }
 
@@ -544,7 +548,7 @@ fn caps_that_do_not_fit_end_in_one_message() {
 
 #[test]
 fn the_small_model_is_taken_where_none_is_named() {
-    let pipeline = Pipeline::bare(&format!("location={}", FILES.picture.display()), "fakesink");
+    let pipeline = Pipeline::bare(&format!("location=\"{}\"", FILES.picture.display()), "fakesink");
     match models::locate("svd-nano") {
         Err(places) => check_error(&pipeline, &["model-path is not set", &places]),
         Ok(folder) => {

@@ -44,7 +44,9 @@ impl DeviceChoice {
                     Ok(count) if index < count => Ok(Device::Cuda(index)),
                     Ok(0) => refuse("no CUDA device is visible here; use device=cpu or device=auto".into()),
                     Ok(count) => refuse(format!("there are {count} CUDA devices, numbered from 0")),
-                    Err(reason) => refuse(format!("{reason}; use device=cpu or device=auto")),
+                    Err(reason) => refuse(format!(
+                        "{reason}: `make setup CUDA=1` installs its libraries; without a GPU use device=cpu or device=auto"
+                    )),
                 }
             }
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What can go wrong, said once: every message names the value and what would be right.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ pub enum Error {
     #[error("{name}={value} is not possible: {expected}")]
     Param {
         /// The parameter's name, as the YAML keys and (with dashes) the properties spell it.
-        name: &'static str,
+        name: Cow<'static, str>,
         /// The value that was given.
         value: String,
         /// What would be right.
@@ -74,7 +75,7 @@ pub enum Error {
 impl Error {
     /// A parameter's error.
     pub fn param(name: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
-        Self::Param { name, value: value.to_string(), expected: expected.into() }
+        Self::Param { name: name.into(), value: value.to_string(), expected: expected.into() }
     }
 
     /// A model's error.

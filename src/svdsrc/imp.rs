@@ -452,6 +452,11 @@ impl BaseSrcImpl for SvdSrc {
     }
 
     fn fixate(&self, mut caps: gst::Caps) -> gst::Caps {
+        // A converter's first choice may have an alpha channel, of which nothing would come but work.
+        let plain = caps.intersect(&gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Rgb).build());
+        if !plain.is_empty() {
+            caps = plain;
+        }
         caps.truncate();
         if let Some(run) = &self.state.lock().unwrap().run {
             run.plan.fixate(caps.make_mut());

@@ -221,6 +221,7 @@ impl Settings {
             .map_err(|_| Error::param("num_clips", num_clips, "use 1 or more, or 0 for an endless chain"))?;
         Ok(Plan {
             params,
+            shape: (recommended.width, recommended.height),
             framerate,
             width: self.width,
             height: self.height,
@@ -236,6 +237,8 @@ const TYPE: &str = "GObject checks the type";
 #[derive(Debug, Clone)]
 pub struct Plan {
     params: Params,
+    /// The width and height that the model recommends.
+    shape: (i64, i64),
     framerate: gst::Fraction,
     // Set by hand, and so not downstream's to choose.
     width: Option<i32>,
@@ -280,11 +283,20 @@ impl Plan {
         (!names.is_empty()).then(|| names.join(", "))
     }
 
-    /// Chooses what downstream left open: what the model recommends, or what is next to it.
+    /// Chooses what downstream left open: what the model recommends, or what is next to it. Where only one side is
+    /// given, the other follows in the model's proportions.
     pub fn fixate(&self, caps: &mut gst::CapsRef) {
         if let Some(caps) = caps.structure_mut(0) {
-            caps.fixate_field_nearest_int("width", self.params.width as i32);
-            caps.fixate_field_nearest_int("height", self.params.height as i32);
+            let given = |name| caps.get::<i32>(name).ok().map(i64::from);
+            let beside = |side: i64, (own, other): (i64, i64)| ((side * other * 2 + own * 8) / (own * 16) * 8).max(8);
+            let (wide, high) = self.shape;
+            let (width, height) = match (given("width"), given("height")) {
+                (Some(width), None) => (width, beside(width, (wide, high))),
+                (None, Some(height)) => (beside(height, (high, wide)), height),
+                _ => (self.params.width, self.params.height),
+            };
+            caps.fixate_field_nearest_int("width", width as i32);
+            caps.fixate_field_nearest_int("height", height as i32);
             caps.fixate_field_nearest_fraction("framerate", self.framerate);
         }
     }
@@ -428,8 +440,15 @@ mod tests {
         plan.fixate(caps.make_mut());
         caps.fixate();
         let info = VideoInfo::from_caps(&caps).unwrap();
-        assert_eq!((info.format(), info.width(), info.height()), (VideoFormat::Bgr, 64, 184));
+        assert_eq!((info.format(), info.width(), info.height()), (VideoFormat::Bgr, 64, 104));
         assert_eq!(info.fps(), gst::Fraction::new(10, 1));
+        let size = |height: i32| {
+            let mut caps = settings(&[("height", height.to_value())]).plan(&recommended()).unwrap().caps();
+            settings(&[]).plan(&recommended()).unwrap().fixate(caps.make_mut());
+            let caps = caps.structure(0).unwrap();
+            (caps.get::<i32>("width").unwrap(), caps.get::<i32>("height").unwrap())
+        };
+        assert_eq!([size(192), size(96), size(8), size(720)], [(320, 192), (160, 96), (16, 8), (1200, 720)]);
         assert!(offer("video/x-raw,width=128").is_empty());
         assert!(offer("video/x-raw,height=100").is_empty());
         assert_eq!(plan.set_by_hand().unwrap(), "width=64");
