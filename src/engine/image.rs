@@ -207,4 +207,39 @@ mod tests {
         let grey = Frame::new(37, 23, 3, vec![119; 37 * 23 * 3]);
         assert!(grey.resize(64, 40).data().iter().all(|&byte| byte == 119));
     }
+
+    /// Writes a picture of 16x8 pixels, dark on the left and light on the right, with Exif data that say only how it is
+    /// to be turned.
+    fn encode(mut encoder: impl image::ImageEncoder, orientation: u8) {
+        let entry = [0x12, 0x01, 3, 0, 1, 0, 0, 0, orientation, 0, 0, 0];
+        let exif = [b"II*\0\x08\0\0\0\x01\0".as_slice(), &entry, &[0; 4]].concat();
+        encoder.set_exif_metadata(exif).unwrap();
+        let picture: Vec<u8> = (0..16 * 8).flat_map(|i| [if i % 16 < 8 { 20 } else { 220 }; 3]).collect();
+        encoder.write_image(&picture, 16, 8, image::ExtendedColorType::Rgb8).unwrap();
+    }
+
+    #[test]
+    fn every_format_is_read_and_turned_upright() {
+        use image::codecs::{jpeg::JpegEncoder, png::PngEncoder, webp::WebPEncoder};
+
+        // Orientation 6: the camera lay on its side, and the picture's left belongs on top.
+        for (orientation, size, dark, light) in [(1, (16, 8), (0, 7), (15, 0)), (6, (8, 16), (7, 0), (0, 15))] {
+            let mut files = [const { Vec::new() }; 3];
+            let [png, webp, jpeg] = &mut files;
+            encode(PngEncoder::new(png), orientation);
+            encode(WebPEncoder::new_lossless(webp), orientation);
+            encode(JpegEncoder::new_with_quality(jpeg, 100), orientation);
+            for bytes in files {
+                // The content says what it is, not the name.
+                let file = tempfile::NamedTempFile::new().unwrap();
+                std::fs::write(file.path(), bytes).unwrap();
+                let frame = Frame::open(file.path()).unwrap();
+                assert_eq!((frame.width(), frame.height()), size);
+                for ((x, y), value) in [(dark, 20u8), (light, 220)] {
+                    let seen = frame.data()[(y * frame.width() + x) * 3];
+                    assert!(seen.abs_diff(value) <= 2, "{seen} instead of {value}");
+                }
+            }
+        }
+    }
 }
