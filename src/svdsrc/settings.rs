@@ -214,6 +214,7 @@ impl Settings {
             max_guidance_scale: over(self.max_guidance_scale, recommended.max_guidance_scale),
             decode_chunk_size: over(self.decode_chunk_size, recommended.decode_chunk_size),
             seed: over(self.seed, recommended.seed),
+            ..recommended.clone()
         };
         params.validate()?;
         let num_clips = self.num_clips.unwrap_or(1);
@@ -396,6 +397,7 @@ mod tests {
             max_guidance_scale: 2.5,
             decode_chunk_size: 2,
             seed: 7,
+            ..Params::default()
         };
         assert_eq!(params(&settings, 0), wanted);
         assert_eq!(params(&settings, 3), Params { seed: 10, ..wanted });

@@ -10,10 +10,60 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use super::{Params, clip, schedule, unet, vae};
+use crate::engine::weights::Weights;
+use crate::engine::worker::Cancel;
 use crate::engine::{Error, Result};
+
+/// A model's networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The keyframe's embedding.
+    ImageEncoder,
+    /// The denoiser.
+    Unet,
+    /// The autoencoder.
+    Vae,
+}
+
+impl Network {
+    /// The name that diffusers gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ImageEncoder => "image_encoder",
+            Self::Unet => "unet",
+            Self::Vae => "vae",
+        }
+    }
+}
+
+/// Where a model comes from: what is known of it without its weights, and the way to them.
+#[derive(Debug, Clone)]
+pub struct Source {
+    folder: PathBuf,
+    /// What it says of itself.
+    pub info: ModelInfo,
+}
+
+impl Source {
+    /// Opens the model at `path`, without touching its weights.
+    ///
+    /// # Errors
+    /// Those of [`inspect`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { folder: path.into(), info: inspect(path)? })
+    }
+
+    /// The weights of one network by diffusers' names, as tensors of `kind` on `device` once they are asked for.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if there is no file of them; those of [`Weights::open`].
+    pub fn weights(&self, network: Network, device: Device, kind: Kind, cancel: &Cancel) -> Result<Weights> {
+        Weights::open(&weight_files(&self.folder, network.name(), kind)?, device, kind, cancel)
+    }
+}
 
 /// What a model's folder says, read without its weights.
 #[derive(Debug, Clone)]
@@ -125,7 +175,7 @@ fn recommended(folder: &Path, num_frames: i64) -> Result<Params> {
 }
 
 /// The weight files of a network in a model's folder: all shards of the one variant that suits `kind` best.
-pub(super) fn weight_files(folder: &Path, network: &str, kind: Kind) -> Result<Vec<PathBuf>> {
+fn weight_files(folder: &Path, network: &str, kind: Kind) -> Result<Vec<PathBuf>> {
     let folder = folder.join(network);
     let stem = if network == "image_encoder" { "model" } else { "diffusion_pytorch_model" };
     // A half-precision run takes the half-precision files if there are any.

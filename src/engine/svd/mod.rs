@@ -17,7 +17,7 @@ pub mod schedule;
 pub mod unet;
 pub mod vae;
 
-pub use folder::{ModelInfo, inspect};
+pub use folder::{ModelInfo, Network, Source, inspect};
 pub use noise::Noise;
-pub use params::{MAX_FRAMES, MAX_SIDE, Params};
+pub use params::{DecodeMode, GuidanceShape, MAX_FRAMES, MAX_SIDE, Params, Schedule};
 pub use pipeline::{Event, Model, generate};

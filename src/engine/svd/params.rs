@@ -24,14 +24,58 @@ pub struct Params {
     pub noise_aug_strength: f64,
     /// Denoising steps, 1 to 1000.
     pub num_inference_steps: i64,
-    /// Guidance at the first frame.
+    /// The noise levels that the steps go down.
+    pub schedule: Schedule,
+    /// The lowest guidance along the clip.
     pub min_guidance_scale: f64,
-    /// Guidance at the last frame; the frames between lie on the line.
+    /// The highest guidance along the clip.
     pub max_guidance_scale: f64,
-    /// Frames that are decoded together; 0 is all.
+    /// How guidance goes from one to the other.
+    pub guidance_shape: GuidanceShape,
+    /// Frames that are on the device at once while the clip is decoded; 0 is as many as the memory holds (in
+    /// [`DecodeMode::Reference`]: all).
     pub decode_chunk_size: i64,
+    /// Whether chunks know of one another.
+    pub decode_mode: DecodeMode,
+    /// Bytes of the device's memory that may be taken; 0 is what is free.
+    pub max_memory: u64,
     /// The seed of the noise.
     pub seed: i64,
+}
+
+/// The noise levels that sampling goes down.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Schedule {
+    /// Karras et al., as SVD's own scheduler has it.
+    #[default]
+    Karras,
+    /// The ten levels that "Align Your Steps" (Sabour et al., 2024, arXiv:2404.14507) found for SVD; other numbers of
+    /// steps lie between them on a logarithmic line.
+    Ays,
+    /// These, falling. A 0 at the end may be left out. They decide the number of steps.
+    Sigmas(Vec<f64>),
+}
+
+/// How guidance goes along the clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GuidanceShape {
+    /// From the minimum at the first frame to the maximum at the last.
+    #[default]
+    Linear,
+    /// From the minimum at both ends to the maximum in the middle: for clips that come back to their keyframe.
+    Triangle,
+    /// The maximum at every frame.
+    Constant,
+}
+
+/// How a clip that is decoded in chunks is put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DecodeMode {
+    /// As if it were decoded at once, whatever the chunks.
+    #[default]
+    Exact,
+    /// As diffusers does it: chunk by chunk, each as if there were no other. They flicker where they meet.
+    Reference,
 }
 
 /// The longest clip. SVD knows 14 and SVD-XT 25 frames; beyond that a longer clip mostly costs memory.
@@ -50,9 +94,13 @@ impl Default for Params {
             motion_bucket_id: 127.0,
             noise_aug_strength: 0.02,
             num_inference_steps: 25,
+            schedule: Schedule::Karras,
             min_guidance_scale: 1.0,
             max_guidance_scale: 3.0,
+            guidance_shape: GuidanceShape::Linear,
             decode_chunk_size: 0,
+            decode_mode: DecodeMode::Exact,
+            max_memory: 0,
             seed: 42,
         }
     }
@@ -90,6 +138,9 @@ impl Params {
         side("height", self.height)?;
         within("num_frames", self.num_frames, 1, MAX_FRAMES)?;
         within("num_inference_steps", self.num_inference_steps, 1, 1000)?;
+        if let Schedule::Sigmas(sigmas) = &self.schedule {
+            self::sigmas(sigmas)?;
+        }
         within("decode_chunk_size", self.decode_chunk_size, 0, MAX_FRAMES)?;
         from("fps", self.fps, 1.0)?;
         from("motion_bucket_id", self.motion_bucket_id, 0.0)?;
@@ -101,8 +152,29 @@ impl Params {
     /// Whether the network runs twice a step, with and without the keyframe. Upstream asks the maximum alone, and so
     /// drops a ramp that starts above 1 and falls.
     pub fn is_guided(&self) -> bool {
-        self.min_guidance_scale.max(self.max_guidance_scale) > 1.0
+        match self.guidance_shape {
+            GuidanceShape::Constant => self.max_guidance_scale > 1.0,
+            GuidanceShape::Linear | GuidanceShape::Triangle => {
+                self.min_guidance_scale.max(self.max_guidance_scale) > 1.0
+            }
+        }
     }
+}
+
+/// Checks noise levels that were given by hand.
+fn sigmas(sigmas: &[f64]) -> Result<()> {
+    let wrong = |value: String, expected| Err(Error::param("sigmas", value, expected));
+    let levels = sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas);
+    if levels.is_empty() || levels.len() > 1000 {
+        return wrong(format!("{sigmas:?}"), "use 1 to 1000 noise levels, falling from 700 or so");
+    }
+    if let Some(level) = levels.iter().find(|level| !(level.is_finite() && **level > 0.0)) {
+        return wrong(level.to_string(), "use numbers above 0; only the last may be 0");
+    }
+    if let Some(pair) = levels.windows(2).find(|pair| pair[0] <= pair[1]) {
+        return wrong(format!("…, {}, {}, …", pair[0], pair[1]), "each noise level must be lower than the one before");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -138,5 +210,29 @@ mod tests {
         let guided =
             |min, max| Params { min_guidance_scale: min, max_guidance_scale: max, ..Params::default() }.is_guided();
         assert!(guided(1.0, 3.0) && guided(3.0, 1.0) && !guided(1.0, 1.0) && !guided(0.0, 0.5));
+        let constant = GuidanceShape::Constant;
+        assert!(
+            !Params { max_guidance_scale: 1.0, min_guidance_scale: 2.0, guidance_shape: constant, ..Params::default() }
+                .is_guided()
+        );
+    }
+
+    #[test]
+    fn noise_levels_must_fall() {
+        let check =
+            |levels: &[f64]| Params { schedule: Schedule::Sigmas(levels.to_vec()), ..Params::default() }.validate();
+        check(&[700.0, 1.0]).unwrap();
+        check(&[700.0, 1.0, 0.0]).unwrap();
+        for (levels, part) in [
+            (&[][..], "1 to 1000"),
+            (&[0.0], "1 to 1000"),
+            (&[5.0, 0.0, 0.0], "only the last may be 0"),
+            (&[5.0, f64::NAN], "sigmas=NaN"),
+            (&[5.0, 5.0], "5, 5"),
+            (&[1.0, 2.0, 0.0], "1, 2"),
+        ] {
+            let message = check(levels).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
     }
 }

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::clip::ClipVision;
 use super::denoiser::Denoiser;
-use super::folder::{ModelInfo, Preprocessor, inspect, weight_files};
+use super::folder::{ModelInfo, Network, Preprocessor, Source};
 use super::noise::Noise;
 use super::unet::UNet;
 use super::vae::Vae;
@@ -54,24 +54,19 @@ impl Model {
     /// # Errors
     /// Those of [`inspect`] and of [`Weights::finish`]; [`Error::Cancelled`] soon after the token is set.
     pub fn load(folder: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
-        fn network<T>(
-            folder: &Path,
-            name: &str,
-            (device, kind): (Device, Kind),
-            cancel: &Cancel,
-            build: impl FnOnce(Scope) -> T,
-        ) -> Result<T> {
-            let weights = Weights::open(&weight_files(folder, name, kind)?, device, kind, cancel)?;
+        let source = Source::open(folder)?;
+        fn network<T>(weights: Result<Weights>, build: impl FnOnce(Scope) -> T) -> Result<T> {
+            let weights = weights?;
             let network = build(weights.root());
             weights.finish().map(|()| network)
         }
-        let info = inspect(folder)?;
-        let on = (device, kind);
+        let weights = |network| source.weights(network, device, kind, cancel);
+        let info = &source.info;
         Ok(Self {
-            clip: network(folder, "image_encoder", on, cancel, |scope| ClipVision::new(scope, &info.clip))?,
-            unet: network(folder, "unet", on, cancel, |scope| UNet::new(scope, &info.unet))?,
-            vae: network(folder, "vae", on, cancel, |scope| Vae::new(scope, &info.vae))?,
-            info,
+            clip: network(weights(Network::ImageEncoder), |scope| ClipVision::new(scope, &info.clip))?,
+            unet: network(weights(Network::Unet), |scope| UNet::new(scope, &info.unet))?,
+            vae: network(weights(Network::Vae), |scope| Vae::new(scope, &info.vae))?,
+            info: source.info,
             device,
             kind,
         })
@@ -132,12 +127,13 @@ pub fn generate(
         image_latents: halves(image_latents.unsqueeze(1)).expand([-1, frames, -1, -1, -1], false),
         context: halves(context),
         added_time_ids: if is_guided { Tensor::cat(&[&ids, &ids], 0) } else { ids },
-        guidance: is_guided
-            .then(|| guider::linear(params.min_guidance_scale, params.max_guidance_scale, frames, device)),
+        guidance: is_guided.then(|| {
+            guider::scales(params.guidance_shape, params.min_guidance_scale, params.max_guidance_scale, frames, device)
+        }),
         cancel,
     };
-    let steps = params.num_inference_steps;
-    let sigmas = info.schedule.sigmas(steps);
+    let sigmas = info.schedule.sigmas(&params.schedule, params.num_inference_steps);
+    let steps = sigmas.len() as i64 - 1;
     let start = noise.latents.to_device(device).to_kind(Kind::Float) * schedule::initial_scale(sigmas[0]);
     let latents = sampler::euler(
         start,

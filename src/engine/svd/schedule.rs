@@ -7,6 +7,8 @@
 
 use serde::Deserialize;
 
+use super::Schedule;
+
 /// `scheduler/scheduler_config.json`, as far as it decides anything for SVD.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
@@ -53,14 +55,42 @@ impl Config {
         Ok(())
     }
 
-    /// `steps` falling noise levels, then 0.
-    pub fn sigmas(&self, steps: i64) -> Vec<f32> {
+    /// The falling noise levels of a schedule, then 0. `steps` is how many, unless the schedule says it.
+    pub fn sigmas(&self, schedule: &Schedule, steps: i64) -> Vec<f32> {
+        let sigmas = match schedule {
+            Schedule::Karras => self.karras(steps),
+            Schedule::Ays => ays(steps),
+            Schedule::Sigmas(sigmas) => sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas).to_vec(),
+        };
+        sigmas.into_iter().map(|sigma| sigma as f32).chain([0.0]).collect()
+    }
+
+    fn karras(&self, steps: i64) -> Vec<f64> {
         const RHO: f64 = 7.0;
         let (start, end) = (self.sigma_max.powf(1.0 / RHO), self.sigma_min.powf(1.0 / RHO));
-        let at = |i: i64| if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 };
-        let sigmas = (0..steps).map(|i| (start + at(i) * (end - start)).powf(RHO) as f32);
-        sigmas.chain([0.0]).collect()
+        (0..steps).map(|i| (start + along(i, steps) * (end - start)).powf(RHO)).collect()
     }
+}
+
+/// Where step `i` of `steps` lies, from 0 to 1.
+fn along(i: i64, steps: i64) -> f64 {
+    if steps == 1 { 0.0 } else { i as f64 / (steps - 1) as f64 }
+}
+
+/// The steps of "Align Your Steps", on a logarithmic line between its ten.
+fn ays(steps: i64) -> Vec<f64> {
+    // Upstream: `AysSchedules["StableDiffusionVideoSigmas"]` of diffusers.
+    const LEVELS: [f64; 10] = [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034];
+    let level = |at: f64| {
+        let below = (at as usize).min(LEVELS.len() - 2);
+        let part = at - below as f64;
+        match part {
+            0.0 => LEVELS[below],
+            1.0 => LEVELS[below + 1],
+            _ => (LEVELS[below].ln() * (1.0 - part) + LEVELS[below + 1].ln() * part).exp(),
+        }
+    };
+    (0..steps).map(|i| level(along(i, steps) * (LEVELS.len() - 1) as f64)).collect()
 }
 
 /// What the network is told of a noise level: a quarter of its logarithm.
@@ -71,4 +101,29 @@ pub fn timestep(sigma: f32) -> f32 {
 /// The factor of the noise that sampling starts from.
 pub fn initial_scale(sigma: f32) -> f64 {
     f64::from((sigma * sigma + 1.0).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_steps_are_the_papers() {
+        let config = Config::default();
+        let ten = config.sigmas(&Schedule::Ays, 10);
+        assert_eq!(ten, [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.0]);
+        // Nineteen have the ten, and nine in their middles.
+        let more = config.sigmas(&Schedule::Ays, 19);
+        assert_eq!(more.iter().copied().step_by(2).take(10).collect::<Vec<_>>(), ten[..10]);
+        assert!((more[1] - (700.0f32 * 54.5).sqrt()).abs() < 1e-3);
+        assert!(more.windows(2).all(|pair| pair[0] > pair[1]));
+        assert_eq!(config.sigmas(&Schedule::Ays, 1), [700.0, 0.0]);
+    }
+
+    #[test]
+    fn levels_by_hand_end_in_none() {
+        let by_hand = |levels: &[f64]| Config::default().sigmas(&Schedule::Sigmas(levels.to_vec()), 25);
+        assert_eq!(by_hand(&[80.0, 2.0]), [80.0, 2.0, 0.0]);
+        assert_eq!(by_hand(&[80.0, 2.0, 0.0]), [80.0, 2.0, 0.0]);
+    }
 }
