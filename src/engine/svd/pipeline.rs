@@ -132,8 +132,8 @@ pub fn generate(
         }),
         cancel,
     };
-    let sigmas = info.schedule.sigmas(&params.schedule, params.num_inference_steps);
-    let steps = sigmas.len() as i64 - 1;
+    let sigmas = info.schedule.sigmas(params);
+    let steps = params.steps();
     let start = noise.latents.to_device(device).to_kind(Kind::Float) * schedule::initial_scale(sigmas[0]);
     let latents = sampler::euler(
         start,
