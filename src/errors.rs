@@ -5,15 +5,21 @@ use std::io::ErrorKind;
 
 use crate::engine::Error;
 
+/// The error in words, a parameter by its property's name.
+pub fn text(err: &Error) -> String {
+    match err {
+        Error::Param { name, value, expected } => {
+            let name = name.replace('_', "-").into();
+            Error::Param { name, value: value.clone(), expected: expected.clone() }.to_string()
+        }
+        err => err.to_string(),
+    }
+}
+
 /// The message that an element posts for `err`.
 pub fn message(err: &Error) -> gst::ErrorMessage {
     match err {
-        // By the property's name.
-        Error::Param { name, value, expected } => {
-            let err =
-                Error::Param { name: name.replace('_', "-").into(), value: value.clone(), expected: expected.clone() };
-            gst::error_msg!(gst::LibraryError::Settings, ("{err}"))
-        }
+        Error::Param { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{}", text(err))),
         Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
             gst::error_msg!(gst::ResourceError::NotFound, ("{err}"))
         }

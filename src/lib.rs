@@ -9,6 +9,7 @@ pub mod models;
 mod progress;
 mod realesrganscale;
 mod settings;
+mod svd;
 mod svdsrc;
 pub mod video;
 

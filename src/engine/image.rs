@@ -50,6 +50,11 @@ impl Frame {
         &self.data
     }
 
+    /// The bytes, without copying them.
+    pub fn into_data(self) -> Vec<u8> {
+        self.data
+    }
+
     /// The picture as a float32 tensor (1, channels, height, width) in [0, 1] on `device`.
     pub fn to_tensor(&self, device: Device) -> Tensor {
         let (h, w, c) = (self.height as i64, self.width as i64, self.channels as i64);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //! The element's virtual functions: settings in, one job for each clip, frames out.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use glib::subclass::prelude::*;
@@ -10,36 +9,43 @@ use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
-use gst_video::{VideoFrameRef, VideoInfo};
-use tch::Device;
+use gst_video::VideoInfo;
+use serde_json::Value as Json;
 
-use super::clip::{Clip, Next};
-use super::settings::{self, Plan, Settings};
-use crate::engine::device::{DeviceChoice, kind_name};
+use super::layout::Layout;
+use super::settings;
 use crate::engine::image::Frame;
-use crate::engine::svd::{self, Model, Params};
-use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{self, Error};
-use crate::progress::Progress;
-use crate::{errors, models, video};
-
-/// The model that is taken where none is named.
-const DEFAULT_MODEL: &str = "svd-nano";
+use crate::svd::clip::{Anchor, Clip, Next, Order};
+use crate::svd::keyframe::{self, Keyframe};
+use crate::svd::session::Session;
+use crate::svd::settings::{Plan, Settings, label, template};
+use crate::svd::{frame_buffer, tags};
+use crate::errors;
 
 /// What downstream can choose, in words.
 const POSSIBLE: &str = "width and height can be multiples of 8 from 8 to 16384, the frame rate 1/1 and above, the pixels \
                         square, the format an RGB one of 8 bits";
+/// The most clips that the tags tell of.
+const TOLD: usize = 100;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
 });
 
 /// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
-/// taken in this order: `state`, the clip's inbox, and what [`Cancel::cancel`] takes.
+/// taken in this order: `state`, the clip's inbox, and what `Cancel::cancel` takes.
 #[derive(Default)]
 pub struct SvdSrc {
-    settings: Mutex<Settings>,
+    wanted: Mutex<Wanted>,
     state: Mutex<State>,
+}
+
+/// What was set by hand.
+#[derive(Default, Clone)]
+struct Wanted {
+    settings: Settings,
+    keyframe: Option<gst::Sample>,
 }
 
 #[derive(Default)]
@@ -52,153 +58,330 @@ struct State {
 
 /// One run of the element.
 struct Run {
+    session: Arc<Session>,
+    /// The last that was possible.
     plan: Plan,
-    location: PathBuf,
-    /// What made the clip, for the tags: the model's name, the device and the precision.
-    origin: [String; 3],
-    worker: Arc<Worker<Model>>,
-    /// Tells the load that the end of it was wanted.
-    closing: Cancel,
-    keyframe: Option<Arc<Frame>>,
+    pictures: Pictures,
+    /// What decides how many frames there are.
+    extent: Extent,
+    /// The same, once the frame rate is known.
+    layout: Option<Layout>,
     info: Option<VideoInfo>,
-    clip: Option<Arc<Clip>>,
+    /// The clip whose frames are given out.
+    current: Option<Arc<Clip>>,
+    /// The one after it.
+    ahead: Option<Arc<Clip>>,
+    /// The last frame of the one before.
+    last: Option<Keyframe>,
+    /// The colours of the chain.
+    anchor: Anchor,
     /// Clips that were given out whole.
     clips: u64,
     /// Frames that were given out, of all clips.
     frames: u64,
-    is_tagged: bool,
+    /// The clip that has the seed that was set.
+    seeded: u64,
+    /// The clip that begins with the picture that was set, though it be in a chain.
+    pictured: u64,
+    /// What is told in the tags.
+    told: Vec<Json>,
     /// An error was posted. One is enough.
     has_failed: bool,
+}
+
+/// How much is made.
+#[derive(Debug, Clone, Copy)]
+enum Extent {
+    /// So many clips; `None` is endless.
+    Clips { count: Option<u64>, is_chained: bool },
+    /// So long.
+    Duration(gst::ClockTime),
+}
+
+impl Extent {
+    fn layout(self, num_frames: i64, fps: gst::Fraction) -> engine::Result<Layout> {
+        match self {
+            Self::Clips { count, is_chained } => Layout::of_clips(num_frames, count, is_chained),
+            Self::Duration(duration) => {
+                let second = gst::ClockTime::SECOND.nseconds() * fps.denom() as u64;
+                let frames = duration.nseconds().mul_div_round(fps.numer() as u64, second);
+                Layout::of_frames(num_frames, frames.unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+/// The pictures that a location names, one for each clip.
+#[derive(Clone, Default)]
+struct Pictures {
+    location: String,
+    files: Vec<Keyframe>,
+}
+
+impl Pictures {
+    fn open(location: &str) -> engine::Result<Self> {
+        let files = keyframe::files(location)?.into_iter().map(Keyframe::file).collect();
+        Ok(Self { location: location.into(), files })
+    }
+
+    /// That of a clip; after the last comes the first.
+    fn of(&self, clip: u64) -> Option<Keyframe> {
+        let count = self.files.len() as u64;
+        clip.checked_rem(count).map(|clip| self.files[clip as usize].clone())
+    }
 }
 
 impl Run {
     /// Where the frame of this number begins. `None` before the frame rate is known.
     fn time(&self, frame: u64) -> Option<gst::ClockTime> {
-        let fps = self.info.as_ref()?.fps();
-        let time = u128::from(frame) * u128::from(gst::ClockTime::SECOND.nseconds()) * fps.denom() as u128;
-        u64::try_from(time / fps.numer() as u128).ok().map(gst::ClockTime::from_nseconds)
+        self.info.as_ref().and_then(|info| crate::svd::time(frame, info.fps()))
     }
 
     /// Frames of all clips. `None` if there is no end.
     fn total(&self) -> Option<u64> {
-        self.plan.num_clips.map(|clips| clips * self.plan.num_frames())
+        self.layout?.total
     }
+}
+
+/// What a clip's order depends on.
+struct Place {
+    session: Arc<Session>,
+    info: VideoInfo,
+    layout: Layout,
+    number: u64,
+    start: gst::ClockTime,
+    /// The last frame of the clip before it, if it goes on from there.
+    before: Option<Keyframe>,
+    anchor: Anchor,
+    seed: u64,
 }
 
 impl SvdSrc {
     /// Everything that can be known at once; the model goes on loading in the background.
-    fn prepare(&self, settings: &Settings) -> Result<Run, gst::ErrorMessage> {
+    fn prepare(&self, wanted: Wanted) -> Result<Run, gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
-        let location = settings.location.clone().ok_or_else(|| {
-            gst::error_msg!(gst::ResourceError::NotFound, ("location is not set: name a picture, PNG, JPEG or WebP"))
-        })?;
-        let data = location.metadata().map_err(|err| error(Error::io(&location, err)))?;
-        if data.is_dir() {
-            return Err(error(Error::Picture { path: location, reason: "it is a folder".into() }));
-        }
-        let folder = match &settings.model_path {
-            Some(folder) => folder.clone(),
-            None => {
-                let folder = models::locate(DEFAULT_MODEL).map_err(|reason| {
-                    gst::error_msg!(gst::ResourceError::NotFound, ("model-path is not set, and {reason}"))
-                })?;
-                // Twice, because gst-launch-1.0 shows what is for developers only.
-                let taken = format!("model-path is not set: taking {}", folder.display());
-                gst::element_imp_info!(self, gst::LibraryError::Settings, ("{taken}"), ["{taken}"]);
-                folder
+        let obj = self.obj();
+        let element = obj.upcast_ref::<gst::Element>();
+        let session = Session::open(element, wanted.settings)?;
+        let settings = &session.settings;
+        let plan = session.plan(settings).map_err(error)?;
+
+        let pictures = match (settings.text("location"), &wanted.keyframe) {
+            (Some(location), _) => Pictures::open(location).map_err(error)?,
+            (None, Some(_)) => Pictures::default(),
+            (None, None) => {
+                let missing = "location is not set: name a picture, PNG, JPEG or WebP, or set keyframe";
+                return Err(gst::error_msg!(gst::ResourceError::NotFound, ("{missing}")));
             }
         };
-        folder.metadata().map_err(|err| error(Error::io(&folder, err)))?;
-        let recommended = svd::inspect(&folder).map_err(error)?.recommended;
-        let plan = settings.plan(&recommended).map_err(error)?;
-        let choice: DeviceChoice = settings.device().parse().map_err(error)?;
-        let device = choice.resolve().map_err(error)?;
-        let kind = settings.precision().kind(device);
-        let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
-        gst::info!(CAT, imp = self, "{} on {place} in {}: {plan:?}", folder.display(), kind_name(kind));
-
-        let name = name_of(&folder);
-        let closing = Cancel::default();
-        let load = Progress::start(self.element(), "load-model", format!("Loading {name}"), &closing);
-        let worker = Model::shared(&folder, device, kind);
-        // The first job comes when the model is loaded. If it can't be, the clip's job says why.
-        let token = closing.clone();
-        drop(worker.submit(move |_| {
-            if !token.is_cancelled() {
-                load.complete();
-            }
-            Ok(())
-        }));
+        let extent = extent(settings, pictures.files.len() as u64).map_err(error)?;
+        extent.layout(plan.num_frames(), gst::Fraction::new(1, 1)).map_err(error)?;
+        gst::info!(CAT, imp = self, "{extent:?} of {plan:?}");
         Ok(Run {
+            session: Arc::new(session),
             plan,
-            location,
-            origin: [name, place.to_string(), kind_name(kind).into()],
-            worker,
-            closing,
-            keyframe: None,
+            pictures,
+            extent,
+            layout: None,
             info: None,
-            clip: None,
+            current: None,
+            ahead: None,
+            last: None,
+            anchor: Anchor::default(),
             clips: 0,
             frames: 0,
-            is_tagged: false,
+            seeded: 0,
+            pictured: 0,
+            told: Vec::new(),
             has_failed: false,
         })
     }
 
-    /// The element, for messages from another thread.
-    fn element(&self) -> glib::WeakRef<gst::Element> {
-        self.obj().upcast_ref::<gst::Element>().downgrade()
+    /// The clip in hand. Begins it if it is not begun, or was interrupted; and the one after it, so that it is made
+    /// while this one is shown.
+    fn clip(&self) -> Result<Arc<Clip>, gst::FlowError> {
+        let (current, is_tagged) = match self.begun(0)? {
+            Some(current) => current,
+            None => return Err(gst::FlowError::Eos),
+        };
+        if !is_tagged {
+            self.put_tags(&current);
+        }
+        self.begun(1)?;
+        Ok(current)
     }
 
-    /// The clip in hand. Begins one if there is none, or if the one there was interrupted.
-    fn clip(&self) -> Result<Arc<Clip>, gst::FlowError> {
-        self.ensure_keyframe()?;
+    /// The clip in hand (0) or the next (1), begun. `None` if there is none. Also whether the tags tell of it.
+    fn begun(&self, ahead: u64) -> Result<Option<(Arc<Clip>, bool)>, gst::FlowError> {
+        let (place, interrupted) = {
+            let state = self.state.lock().unwrap();
+            if state.is_flushing {
+                return Err(gst::FlowError::Flushing);
+            }
+            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+            if run.has_failed {
+                return Err(gst::FlowError::Eos);
+            }
+            let clip = if ahead == 0 { &run.current } else { &run.ahead };
+            if let Some(clip) = clip.as_ref().filter(|clip| !clip.is_interrupted()) {
+                return Ok(Some((clip.clone(), !run.told.is_empty())));
+            }
+            let number = run.clips + ahead;
+            let (Some(info), Some(layout)) = (run.info.clone(), run.layout) else {
+                return Err(gst::FlowError::NotNegotiated);
+            };
+            if !layout.has(number) {
+                return Ok(None);
+            }
+            (self.place(run, info, layout, number), clip.as_ref().map(|clip| clip.order.clone()))
+        };
+        // A clip that was interrupted goes on as it was.
+        let mut order = match interrupted {
+            Some(order) if ahead == 0 => order,
+            _ => self.order(&place)?,
+        };
         let mut state = self.state.lock().unwrap();
         if state.is_flushing {
             return Err(gst::FlowError::Flushing);
         }
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
-        if let Some(clip) = run.clip.as_ref().filter(|clip| !clip.is_interrupted()) {
-            return Ok(clip.clone());
+        let shown = if ahead == 0 { run.frames - place.layout.start(place.number) } else { 0 };
+        order.skip = place.layout.repeated(place.number) + shown as usize;
+        let what = format!("Generating clip {} with seed {}", place.number + 1, order.params.seed);
+        gst::debug!(CAT, imp = self, "{what}, from frame {}: {:?}", order.skip, order.params);
+        let clip = place.session.begin(order, what);
+        *if ahead == 0 { &mut run.current } else { &mut run.ahead } = Some(clip.clone());
+        Ok(Some((clip, !run.told.is_empty())))
+    }
+
+    fn place(&self, run: &Run, info: VideoInfo, layout: Layout, number: u64) -> Place {
+        let start = run.time(layout.start(number)).unwrap_or_default();
+        let goes_on = layout.is_chained && number > run.pictured;
+        let of_current = || run.current.as_ref().map(|clip| Keyframe::Last(clip.last.clone()));
+        let before = if number > run.clips { of_current() } else { run.last.clone() };
+        Place {
+            session: run.session.clone(),
+            info,
+            layout,
+            number,
+            start,
+            before: before.filter(|_| goes_on),
+            anchor: run.anchor.clone(),
+            seed: number.saturating_sub(run.seeded),
         }
-        if run.plan.num_clips.is_some_and(|clips| run.clips >= clips) {
-            return Err(gst::FlowError::Eos);
-        }
-        let (Some(keyframe), Some(info)) = (run.keyframe.clone(), &run.info) else {
-            return Err(gst::FlowError::NotNegotiated);
+    }
+
+    /// What a clip is to be, as the properties are now. What is not possible is left as it was, with a warning.
+    fn order(&self, place: &Place) -> Result<Order, gst::FlowError> {
+        let obj = self.obj();
+        let element = obj.upcast_ref::<gst::Element>();
+        let wanted = self.wanted.lock().unwrap().clone();
+        let is_driven = element.control_binding("seed").is_some();
+        let settings = wanted.settings.on(&place.session.settings).at(element, place.start);
+        let keep = |err: Error| {
+            let err = errors::text(&err);
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{err}; the next clip is made as before"));
         };
-        let params = run.plan.params(info, run.clips);
-        let skip = (run.frames - run.clips * run.plan.num_frames()) as usize;
-        let what = format!("Generating clip {} with seed {}", run.clips + 1, params.seed);
-        gst::debug!(CAT, imp = self, "{what}, from frame {skip}: {params:?}");
-        let element = self.element();
-        let clip = Arc::new(Clip::begin(&run.worker, keyframe, params, skip, move |cancel| {
-            Progress::start(element, "generate", what, cancel)
-        }));
-        run.clip = Some(clip.clone());
-        Ok(clip)
+        let plan = place.session.plan(&settings).map_err(keep).ok();
+        let location = settings.text("location").unwrap_or_default();
+        let is_new = self.state.lock().unwrap().run.as_ref().is_some_and(|run| run.pictures.location != location);
+        let pictures = if is_new { Pictures::open(location).map_err(keep).ok() } else { None };
+
+        let mut state = self.state.lock().unwrap();
+        let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
+        if let Some(plan) = plan {
+            run.plan = plan;
+        }
+        if let Some(pictures) = pictures {
+            run.pictures = pictures;
+        }
+        let mut params = run.plan.params(&place.info, if is_driven { 0 } else { place.seed });
+        params.num_frames = place.layout.num_frames;
+        let picture = || wanted.keyframe.map(Keyframe::Sample).or_else(|| run.pictures.of(place.number));
+        let keyframe = place.before.clone().or_else(picture).ok_or(gst::FlowError::Error)?;
+        let anchor = place.layout.is_chained.then(|| place.anchor.clone());
+        Ok(Order { params, fps: place.info.fps(), keyframe, skip: 0, anchor })
+    }
+
+    /// The clip in hand was given out whole: what is told of it, and on to the next.
+    fn finish(&self, clip: &Clip, summary: &crate::engine::svd::Summary) -> Result<(), gst::FlowError> {
+        let (session, number) = {
+            let state = self.state.lock().unwrap();
+            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+            (run.session.clone(), run.clips)
+        };
+        let provenance = session.tell(&clip.order, number, summary);
+        // What a controller gives may have changed since the next clip was begun.
+        let place = {
+            let state = self.state.lock().unwrap();
+            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+            let next = run.ahead.as_ref().zip(run.info.clone()).zip(run.layout);
+            next.map(|((_, info), layout)| self.place(run, info, layout, number + 1))
+        };
+        let order = place.map(|place| self.order(&place)).transpose()?;
+        let told = {
+            let mut state = self.state.lock().unwrap();
+            let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
+            let as_wanted = |ahead: &Arc<Clip>| order.as_ref().is_some_and(|order| order.is(&ahead.order));
+            run.current = run.ahead.take().filter(as_wanted);
+            run.last = Some(Keyframe::Last(clip.last.clone()));
+            run.clips += 1;
+            if number == 0 {
+                run.told.clear();
+            }
+            let is_new = run.told.len() < TOLD;
+            if is_new {
+                run.told.push(provenance);
+            }
+            is_new.then(|| run.told.clone())
+        };
+        if let Some(told) = told {
+            // Not as in `put_tags`: there may be no buffer any more that it could come before.
+            self.obj().src_pad().push_event(gst::event::Tag::new(tags(&told)));
+        }
+        Ok(())
+    }
+
+    /// Puts what is known of the first clip into the tags before its first buffer.
+    fn put_tags(&self, clip: &Clip) {
+        let told = {
+            let mut state = self.state.lock().unwrap();
+            let Some(run) = state.run.as_mut() else { return };
+            run.told = vec![run.session.provenance(&clip.order, 0)];
+            run.told.clone()
+        };
+        // The base class keeps the event until it has pushed the segment. (Not `send_event`: that takes the state lock,
+        // which a state change holds while it waits for this thread.)
+        self.parent_send_event(gst::event::Tag::new(tags(&told)));
     }
 
     /// Ends the work in hand.
     fn interrupt(&self) {
-        let clip = self.state.lock().unwrap().run.as_ref().and_then(|run| run.clip.clone());
-        if let Some(clip) = clip {
+        let clips = self.state.lock().unwrap().run.as_ref().map(|run| [run.current.clone(), run.ahead.clone()]);
+        for clip in clips.into_iter().flatten().flatten() {
             clip.interrupt();
         }
     }
 
-    /// Reads the picture, the first time.
-    fn ensure_keyframe(&self) -> Result<(), gst::FlowError> {
-        let location = match &self.state.lock().unwrap().run {
-            Some(run) if run.has_failed => return Err(gst::FlowError::Eos),
-            Some(run) if run.keyframe.is_none() => run.location.clone(),
-            _ => return Ok(()),
+    /// Something was set while the element runs: the next clip is begun anew.
+    fn revise(&self, property: &str) {
+        let ahead = {
+            let mut state = self.state.lock().unwrap();
+            let Some(run) = state.run.as_mut() else { return };
+            let next = run.clips + u64::from(run.current.is_some());
+            match property {
+                "seed" => run.seeded = next,
+                "location" | "keyframe" => {
+                    run.pictured = next;
+                    run.anchor = Anchor::default();
+                }
+                _ => {}
+            }
+            run.ahead.take()
         };
-        let keyframe = Frame::open(&location).map_err(|err| self.fail(errors::message(&err)))?;
-        if let Some(run) = &mut self.state.lock().unwrap().run {
-            run.keyframe = Some(Arc::new(keyframe));
+        if let Some(clip) = ahead {
+            clip.interrupt();
         }
-        Ok(())
     }
 
     /// Posts an error and gives what `create` returns then: EOS, because on any other code the base class posts an
@@ -211,43 +394,27 @@ impl SvdSrc {
         gst::FlowError::Eos
     }
 
-    /// Puts the run's tags before the next buffer.
-    fn ensure_tags(&self) {
-        let tags = {
-            let mut state = self.state.lock().unwrap();
-            let Some(run) = state.run.as_mut().filter(|run| !run.is_tagged) else { return };
-            let Some(info) = &run.info else { return };
-            run.is_tagged = true;
-            tags(&run.plan.params(info, 0), &run.origin, run.plan.num_clips)
-        };
-        // The base class keeps the event until it has pushed the segment. (Not `send_event`: that takes the state lock,
-        // which a state change holds while it waits for this thread.)
-        self.parent_send_event(gst::event::Tag::new(tags));
-    }
-
-    /// Makes the next frame's buffer.
-    fn buffer(&self, frame: &Frame) -> Result<gst::Buffer, gst::FlowError> {
+    /// Makes the next frame's buffer. `None` if the run has frames enough.
+    fn buffer(&self, frame: Frame) -> Result<Option<gst::Buffer>, gst::FlowError> {
         let mut state = self.state.lock().unwrap();
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
-        let number = run.frames;
+        let (number, clip) = (run.frames, run.clips);
+        if run.layout.is_some_and(|layout| number >= layout.start(clip + 1)) {
+            return Ok(None);
+        }
         run.frames += 1;
         let (pts, end) = (run.time(number), run.time(number + 1));
         let info = run.info.clone().ok_or(gst::FlowError::NotNegotiated)?;
         drop(state);
-
-        let size = info.size();
-        let full = |_| self.fail(errors::message(&Error::OutOfMemory(format!("a buffer of {size} bytes"))));
-        let mut buffer = gst::Buffer::with_size(size).map_err(full)?;
+        let mut buffer = frame_buffer(frame, &info).map_err(|err| self.fail(errors::message(&err)))?;
         {
             let buffer = buffer.get_mut().expect("a new buffer has one owner");
             buffer.set_pts(pts);
             buffer.set_duration(end.zip(pts).map(|(end, pts)| end - pts));
             buffer.set_offset(number);
             buffer.set_offset_end(number + 1);
-            let target = VideoFrameRef::from_buffer_ref_writable(buffer, &info);
-            video::write(frame, &mut target.expect("the buffer has the format's size"));
         }
-        Ok(buffer)
+        Ok(Some(buffer))
     }
 
     /// Why downstream and this element have no caps in common. `None` if they do.
@@ -259,7 +426,7 @@ impl SvdSrc {
             return None;
         }
         // What concerns this element, if there is such a thing: behind a converter the list is long.
-        let theirs = Some(pad.peer_query_caps(Some(&settings::template()))).filter(|caps| !caps.is_empty());
+        let theirs = Some(pad.peer_query_caps(Some(&template()))).filter(|caps| !caps.is_empty());
         let theirs = theirs.unwrap_or_else(|| pad.peer_query_caps(None));
         let bound = {
             let state = self.state.lock().unwrap();
@@ -281,40 +448,26 @@ impl SvdSrc {
     }
 }
 
-/// The last part of a path.
-fn name_of(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.into());
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-/// What a file should say of the clips in it. The scope is global, or muxers would put it where few look.
-fn tags(params: &Params, [model, device, dtype]: &[String; 3], num_clips: Option<u64>) -> gst::TagList {
-    let comment = serde_json::json!({
-        "element": "svdsrc",
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "num_clips": num_clips.unwrap_or(0),
-        "seed": params.seed,
-        "num_frames": params.num_frames,
-        "width": params.width,
-        "height": params.height,
-        "keyframe_fit": format!("{:?}", params.keyframe_fit).to_lowercase(),
-        "fps": params.fps,
-        "num_inference_steps": params.num_inference_steps,
-        "motion_bucket_id": params.motion_bucket_id,
-        "noise_aug_strength": params.noise_aug_strength,
-        "min_guidance_scale": params.min_guidance_scale,
-        "max_guidance_scale": params.max_guidance_scale,
-        "decode_chunk_size": params.decode_chunk_size,
-    });
-    let mut tags = gst::TagList::new();
-    let list = tags.get_mut().expect("a new list has one owner");
-    let encoder = concat!("gst-plugin-torchvideo svdsrc ", env!("CARGO_PKG_VERSION"));
-    list.set_scope(gst::TagScope::Global);
-    list.add::<gst::tags::Encoder>(&encoder, gst::TagMergeMode::Replace);
-    list.add::<gst::tags::Comment>(&comment.to_string().as_str(), gst::TagMergeMode::Replace);
-    tags
+/// How much the settings ask for; `pictures` is how many keyframes there are.
+fn extent(settings: &Settings, pictures: u64) -> engine::Result<Extent> {
+    let is_chained = settings.value("chain").and_then(Json::as_bool).unwrap_or(false);
+    if is_chained && pictures > 1 {
+        let expected = "a chain has one keyframe: use a location with one picture, or chain=false";
+        return Err(Error::param("chain", true, expected));
+    }
+    let count = settings.integer("num-clips");
+    let duration = settings.value("duration").and_then(Json::as_u64).filter(|&duration| duration > 0);
+    if let Some(duration) = duration {
+        if let Some(count) = count {
+            let expected = format!("leave it unset: duration={duration} decides how many clips there are");
+            return Err(Error::param("num_clips", count, expected));
+        }
+        return Ok(Extent::Duration(gst::ClockTime::from_nseconds(duration)));
+    }
+    let count = count.unwrap_or(pictures.max(1) as i64);
+    let count = u64::try_from(count)
+        .map_err(|_| Error::param("num_clips", count, "use 1 or more, or 0 for clips without an end"))?;
+    Ok(Extent::Clips { count: Some(count).filter(|&count| count > 0), is_chained })
 }
 
 #[glib::object_subclass]
@@ -322,6 +475,7 @@ impl ObjectSubclass for SvdSrc {
     const NAME: &'static str = "GstSvdSrc";
     type Type = super::SvdSrc;
     type ParentType = gst_base::PushSrc;
+    type Interfaces = (gst::Preset,);
 }
 
 impl ObjectImpl for SvdSrc {
@@ -331,11 +485,27 @@ impl ObjectImpl for SvdSrc {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        self.settings.lock().unwrap().set(pspec.name(), value);
+        let is_new = {
+            let mut wanted = self.wanted.lock().unwrap();
+            match pspec.name() {
+                "keyframe" => {
+                    wanted.keyframe = value.get().expect("GObject checks the type");
+                    true
+                }
+                name => wanted.settings.set(name, value),
+            }
+        };
+        if is_new {
+            self.revise(pspec.name());
+        }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        self.settings.lock().unwrap().get(pspec.name())
+        let wanted = self.wanted.lock().unwrap();
+        match pspec.name() {
+            "keyframe" => wanted.keyframe.to_value(),
+            _ => wanted.settings.get(pspec),
+        }
     }
 
     fn constructed(&self) {
@@ -360,6 +530,8 @@ impl ObjectImpl for SvdSrc {
 
 impl GstObjectImpl for SvdSrc {}
 
+impl PresetImpl for SvdSrc {}
+
 impl ElementImpl for SvdSrc {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
@@ -376,7 +548,7 @@ impl ElementImpl for SvdSrc {
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
             let template =
-                gst::PadTemplate::new("src", gst::PadDirection::Src, gst::PadPresence::Always, &settings::template());
+                gst::PadTemplate::new("src", gst::PadDirection::Src, gst::PadPresence::Always, &template());
             vec![template.expect("the template is valid")]
         });
         &TEMPLATES
@@ -385,8 +557,8 @@ impl ElementImpl for SvdSrc {
     /// Starts here and not in `start`: when that fails, the base class posts an error of its own too, which says less.
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         if transition == gst::StateChange::ReadyToPaused {
-            let settings = self.settings.lock().unwrap().clone();
-            let run = self.prepare(&settings).map_err(|message| {
+            let wanted = self.wanted.lock().unwrap().clone();
+            let run = self.prepare(wanted).map_err(|message| {
                 self.post_error_message(message);
                 gst::StateChangeError
             })?;
@@ -396,11 +568,9 @@ impl ElementImpl for SvdSrc {
         if transition == gst::StateChange::PausedToReady
             || (transition == gst::StateChange::ReadyToPaused && result.is_err())
         {
+            // Whatever is in the making ends by itself.
             let run = self.state.lock().unwrap().run.take();
-            if let Some(run) = run {
-                // The model's thread ends by itself.
-                run.closing.cancel();
-            }
+            drop(run);
         }
         result
     }
@@ -424,16 +594,16 @@ impl BaseSrcImpl for SvdSrc {
 
     fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
         let caps = match &self.state.lock().unwrap().run {
-            None => settings::template(),
+            None => template(),
             Some(Run { plan, info: None, .. }) => plan.caps(),
             // A clip keeps its size and its rate.
             Some(Run { info: Some(info), .. }) => {
-                let mut caps = settings::template();
+                let mut caps = template();
                 let caps_mut = caps.make_mut();
                 caps_mut.set("width", info.width() as i32);
                 caps_mut.set("height", info.height() as i32);
                 caps_mut.set("framerate", info.fps());
-                settings::label(caps_mut);
+                label(caps_mut);
                 caps
             }
         };
@@ -467,7 +637,11 @@ impl BaseSrcImpl for SvdSrc {
     fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
         let info = VideoInfo::from_caps(caps).map_err(|_| gst::loggable_error!(CAT, "not video: {caps}"))?;
         let is_first = match &mut self.state.lock().unwrap().run {
-            Some(run) => run.info.replace(info).is_none(),
+            Some(run) => {
+                let layout = run.extent.layout(run.plan.num_frames(), info.fps());
+                run.layout = Some(layout.map_err(|err| gst::loggable_error!(CAT, "{err}"))?);
+                run.info.replace(info).is_none()
+            }
             None => return Err(gst::loggable_error!(CAT, "caps for an element that is not running")),
         };
         if is_first {
@@ -508,24 +682,15 @@ impl PushSrcImpl for SvdSrc {
     fn create(&self, _buffer: Option<&mut gst::BufferRef>) -> Result<CreateSuccess, gst::FlowError> {
         loop {
             let clip = self.clip()?;
-            self.ensure_tags();
             match clip.next() {
-                Next::Frame(frame) => return self.buffer(&frame).map(CreateSuccess::NewBuffer),
-                Next::Interrupted | Next::Ended(Err(engine::Error::Cancelled)) => {
-                    return Err(gst::FlowError::Flushing);
-                }
-                Next::Ended(Err(Error::OutOfMemory(reason))) => {
-                    let reason =
-                        format!("{reason}; a lower decode-chunk-size, or a smaller width and height, needs less");
-                    return Err(self.fail(errors::message(&Error::OutOfMemory(reason))));
-                }
-                Next::Ended(Err(err)) => return Err(self.fail(errors::message(&err))),
-                Next::Ended(Ok(())) => {
-                    if let Some(run) = &mut self.state.lock().unwrap().run {
-                        run.clip = None;
-                        run.clips += 1;
+                Next::Frame(frame) => {
+                    if let Some(buffer) = self.buffer(frame)? {
+                        return Ok(CreateSuccess::NewBuffer(buffer));
                     }
                 }
+                Next::Interrupted | Next::Ended(Err(Error::Cancelled)) => return Err(gst::FlowError::Flushing),
+                Next::Ended(Err(err)) => return Err(self.fail(errors::message(&err))),
+                Next::Ended(Ok(summary)) => self.finish(&clip, &summary)?,
             }
         }
     }

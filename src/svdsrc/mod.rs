@@ -33,42 +33,13 @@
  */
 use glib::prelude::*;
 
-use crate::engine::image::Fit;
-
-mod clip;
 mod imp;
+mod layout;
 mod settings;
 
 glib::wrapper! {
     /// The element.
-    pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object;
-}
-
-/// The property `keyframe-fit`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
-#[repr(i32)]
-#[enum_type(name = "GstSvdSrcKeyframeFit")]
-pub enum KeyframeFit {
-    /// The middle of the picture.
-    #[default]
-    #[enum_value(name = "Crop: the middle of the picture; what sticks out is cut off", nick = "crop")]
-    Crop,
-    /// The whole picture with bars.
-    #[enum_value(name = "Pad: the whole picture with black bars", nick = "pad")]
-    Pad,
-    /// The whole picture, out of proportion.
-    #[enum_value(name = "Stretch: the whole picture, out of proportion", nick = "stretch")]
-    Stretch,
-}
-
-impl From<KeyframeFit> for Fit {
-    fn from(fit: KeyframeFit) -> Self {
-        match fit {
-            KeyframeFit::Crop => Self::Crop,
-            KeyframeFit::Pad => Self::Pad,
-            KeyframeFit::Stretch => Self::Stretch,
-        }
-    }
+    pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object, @implements gst::Preset;
 }
 
 /// Registers the element.

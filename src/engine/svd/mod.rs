@@ -4,6 +4,7 @@
 //! The reference implementation is `StableVideoDiffusionPipeline` of diffusers; `tests/svd_parity.rs` holds every
 //! network and the whole pipeline against it.
 
+pub mod anchor;
 pub mod clip;
 pub mod denoiser;
 mod folder;

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: MPL-2.0
+//! An element's use of a model: from the change to PAUSED to the one back to READY.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+use serde_json::{Value as Json, json};
+use tch::Device;
+
+use super::clip::{Clip, Order};
+use super::provenance;
+use super::settings::{Plan, Settings};
+use crate::engine::device::{DeviceChoice, kind_name, why_cpu};
+use crate::engine::svd::{Event, Model, Params, Source, Summary};
+use crate::engine::worker::{Cancel, Reply, Worker};
+use crate::engine::Error;
+use crate::progress::Progress;
+use crate::{errors, models};
+
+/// The model that is taken where none is named.
+const DEFAULT_MODEL: &str = "svd-nano";
+/// Properties that decide how many clips there are.
+const RUN: [&str; 3] = ["num-clips", "chain", "duration"];
+
+/// A model in use.
+pub struct Session {
+    element: glib::WeakRef<gst::Element>,
+    /// What was set when it began.
+    pub settings: Settings,
+    /// What the model's makers recommend.
+    recommended: Params,
+    worker: Arc<Worker<Model>>,
+    /// Tells the load that the end of it was wanted.
+    closing: Cancel,
+    /// What is told of every clip.
+    origin: Json,
+    hashes: Mutex<Hashes>,
+}
+
+enum Hashes {
+    Awaited(Reply<BTreeMap<String, String>>),
+    Known(Json),
+}
+
+/// Shows a line for developers and, in `gst-launch-1.0`, for everybody.
+fn inform(element: &gst::Element, text: &str) {
+    gst::element_info!(element, gst::LibraryError::Settings, ("{text}"), ["{text}"]);
+}
+
+impl Session {
+    /// Everything that can be known at once; the model goes on loading in the background.
+    ///
+    /// # Errors
+    /// The message to post.
+    pub fn open(element: &gst::Element, settings: Settings) -> Result<Self, gst::ErrorMessage> {
+        let error = |err: Error| errors::message(&err);
+        let mut settings = settings;
+        if let Some(text) = settings.text("provenance").map(str::to_owned) {
+            let layer = provenance::parse(&text).map_err(error)?;
+            settings = settings.with_provenance(layer, &element.list_properties()).map_err(error)?;
+        }
+        let path = model(element, &settings)?;
+        let source = Source::open(&path, settings.model_type()).map_err(error)?;
+        let recommended = source.info.recommended.clone();
+        settings.plan(&recommended).map_err(error)?;
+
+        let choice: DeviceChoice = settings.device().parse().map_err(error)?;
+        let device = choice.resolve().map_err(error)?;
+        if let (DeviceChoice::Auto, Device::Cpu, Some(reason)) = (choice, device, why_cpu()) {
+            inform(element, &format!("device=auto takes the CPU: {reason}"));
+        }
+        let kind = settings.precision().kind(device);
+        let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
+
+        let name = name_of(source.path());
+        let closing = Cancel::default();
+        let worker = Model::shared(&source, device, kind);
+        let load = Progress::start(element.downgrade(), "load-model", format!("Loading {name}"), &closing);
+        let watch = Watch::over(element, &worker, &name);
+        // The first job comes when the model is loaded. If it can't be, the clip's job says why.
+        let token = closing.clone();
+        drop(worker.submit(move |_| {
+            drop(watch);
+            if !token.is_cancelled() {
+                load.complete();
+            }
+            Ok(())
+        }));
+        let origin = json!({
+            "generator": format!("gst-plugin-torchvideo {} {}", env!("CARGO_PKG_VERSION"), factory(element)),
+            "model": {
+                "path": super::keyframe::absolute(source.path()).to_string_lossy(),
+                "name": name,
+                "type": source.info.model_type.map(|of| of.name()),
+            },
+            "device": place.to_string(),
+        });
+        let hashes = Mutex::new(Hashes::Awaited(source.hashes(kind, &closing)));
+        let dtype = kind_name(kind);
+        settings.remember_dtype(dtype);
+        Ok(Self { element: element.downgrade(), settings, recommended, worker, closing, origin, hashes })
+    }
+
+    /// What `settings` make of the model.
+    ///
+    /// # Errors
+    /// Those of [`Settings::plan`].
+    pub fn plan(&self, settings: &Settings) -> Result<Plan, Error> {
+        settings.plan(&self.recommended)
+    }
+
+    /// Begins a clip. `what` tells which it is.
+    pub fn begin(&self, order: Order, what: String) -> Arc<Clip> {
+        let element = self.element.clone();
+        Arc::new(Clip::begin(&self.worker, order, move |cancel| Herald::new(element, what, cancel)))
+    }
+
+    /// What is known of a clip before it is made. The first of a run also tells how many there are.
+    pub fn provenance(&self, order: &Order, number: u64) -> Json {
+        let mut provenance = self.origin.clone();
+        provenance["keyframe"] = order.keyframe.describe();
+        let mut properties = provenance::properties(&order.params);
+        properties.insert("dtype".into(), json!(self.settings.text("dtype")));
+        properties.insert("fps".into(), format!("{}/{}", order.fps.numer(), order.fps.denom()).into());
+        for name in RUN.into_iter().filter(|_| number == 0) {
+            if let Some(value) = self.settings.value(name) {
+                properties.insert(name.into(), value.clone());
+            }
+        }
+        provenance["properties"] = Json::Object(properties);
+        provenance
+    }
+
+    /// Posts the message about a clip that was given out whole; gives what it says.
+    pub fn tell(&self, order: &Order, number: u64, summary: &Summary) -> Json {
+        let mut provenance = self.provenance(order, number);
+        provenance["model"]["weights"] = self.hashes();
+        provenance::add_summary(&mut provenance, number, summary);
+        if let Some(element) = self.element.upgrade() {
+            let [encode, denoise, decode] = summary.seconds;
+            let message = gst::Structure::builder(format!("{}-clip", factory(&element)))
+                .field("clip", number)
+                .field("seed", order.params.seed)
+                .field("provenance", provenance.to_string())
+                .field("encode-seconds", encode)
+                .field("denoise-seconds", denoise)
+                .field("decode-seconds", decode)
+                .field("peak-device-memory", summary.peak_device)
+                .field("peak-host-memory", summary.peak_host)
+                .field("strategy", summary.strategy.to_string())
+                .build();
+            post(&element, message);
+        }
+        provenance
+    }
+
+    /// The SHA-256 of every file of weights. Waits for them, which is over long before a clip is.
+    fn hashes(&self) -> Json {
+        let mut hashes = self.hashes.lock().unwrap();
+        if let Hashes::Awaited(reply) = std::mem::replace(&mut *hashes, Hashes::Known(Json::Null)) {
+            // What can't be read any more is not known.
+            let known = reply.wait().map_or(Json::Null, |hashes| json!(hashes));
+            self.compare(&known);
+            *hashes = Hashes::Known(known);
+        }
+        match &*hashes {
+            Hashes::Known(known) => known.clone(),
+            Hashes::Awaited(_) => Json::Null,
+        }
+    }
+
+    /// Warns if the weights are not those of the provenance that was set.
+    fn compare(&self, known: &Json) {
+        let said = self.settings.text("provenance").and_then(provenance::weights);
+        let (Some(said), Some(element)) = (said, self.element.upgrade()) else { return };
+        let values = |json: &Json| {
+            let mut values: Vec<_> = json.as_object().into_iter().flatten().map(|(_, hash)| hash.to_string()).collect();
+            values.sort();
+            values
+        };
+        if !known.is_null() && values(&said) != values(known) {
+            let text = "the weights are not those that the provenance names: the clip is another one";
+            gst::element_warning!(element, gst::LibraryError::Settings, ("{text}"));
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The model's thread ends by itself.
+        self.closing.cancel();
+    }
+}
+
+/// The model that the settings mean.
+fn model(element: &gst::Element, settings: &Settings) -> Result<PathBuf, gst::ErrorMessage> {
+    let missing = |reason: String| gst::error_msg!(gst::ResourceError::NotFound, ("{reason}"));
+    if let Some(path) = settings.text("model-path") {
+        return Ok(path.into());
+    }
+    if let Some(model_type) = settings.model_type() {
+        let path = models::find_svd(model_type).map_err(missing)?;
+        inform(element, &format!("model-type={model_type}: taking {}", path.display()));
+        return Ok(path);
+    }
+    let path = models::locate(DEFAULT_MODEL)
+        .map_err(|reason| missing(format!("neither model-path nor model-type is set, and {reason}")))?;
+    inform(element, &format!("model-path is not set: taking {}", path.display()));
+    Ok(path)
+}
+
+/// The last part of a path.
+fn name_of(path: &Path) -> String {
+    let path = super::keyframe::absolute(path);
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn factory(element: &gst::Element) -> String {
+    element.factory().map_or_else(|| "svd".into(), |factory| factory.name().to_string())
+}
+
+fn post(element: &gst::Element, message: gst::Structure) {
+    // An element outside of a pipeline has no bus, and that is fine.
+    let _ = element.post_message(gst::message::Element::builder(message).src(element).build());
+}
+
+/// Posts how far a load is, now and then, until it is dropped.
+struct Watch(Option<gst::PeriodicClockId>);
+
+impl Watch {
+    fn over(element: &gst::Element, worker: &Arc<Worker<Model>>, name: &str) -> Self {
+        let clock = gst::SystemClock::obtain();
+        let every = gst::ClockTime::from_mseconds(500);
+        let id = clock.new_periodic_id(clock.time().unwrap_or_default() + every, every);
+        let (element, progress, name) = (element.downgrade(), worker.progress().clone(), name.to_owned());
+        let told = id.wait_async(move |_, _, _| {
+            let (done, all) = progress.bytes();
+            if let (Some(element), Some(percent)) = (element.upgrade(), (100 * done).checked_div(all)) {
+                let text = format!("Loading {name} ({percent} %)");
+                let message = gst::message::Progress::builder(gst::ProgressType::Continue, "load-model", &text);
+                let _ = element.post_message(message.src(&element).build());
+            }
+        });
+        Self(told.is_ok().then_some(id))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(id) = self.0.take() {
+            id.unschedule();
+        }
+    }
+}
+
+/// Tells an application what happens while a clip is made.
+pub struct Herald {
+    progress: Progress,
+    element: glib::WeakRef<gst::Element>,
+    decoded: i64,
+}
+
+impl Herald {
+    fn new(element: glib::WeakRef<gst::Element>, what: String, cancel: &Cancel) -> Self {
+        let progress = Progress::start(element.clone(), "generate", what, cancel);
+        Self { progress, element, decoded: 0 }
+    }
+
+    /// Tells of an event.
+    pub fn tell(&mut self, event: &Event, params: &Params) {
+        match event {
+            Event::Planned(estimate, strategy) => {
+                if let Some(element) = self.element.upgrade() {
+                    let message = gst::Structure::builder(format!("{}-estimate", factory(&element)))
+                        .field("bytes", estimate.bytes())
+                        .field("seconds", estimate.seconds())
+                        .field("strategy", strategy.to_string())
+                        .build();
+                    post(&element, message);
+                }
+            }
+            Event::Encoded => self.progress.update("Encoded the keyframe"),
+            Event::Step { step, steps, seconds_left } => {
+                let percent = 100 * step / (*steps).max(1);
+                let left = seconds_left.ceil();
+                self.progress.update(&format!("Denoising step {step} of {steps} ({percent} %), {left} s left"));
+            }
+            Event::Decoding { percent } => self.progress.update(&format!("Decoding ({percent} %)")),
+            Event::Decoded(frames) => {
+                self.decoded += frames.len() as i64;
+                self.progress.update(&format!("Decoded {} of {} frames", self.decoded, params.num_frames));
+            }
+            Event::Warning(text) => {
+                if let Some(element) = self.element.upgrade() {
+                    gst::element_warning!(element, gst::LibraryError::Failed, ("{text}"));
+                }
+            }
+        }
+    }
+
+    /// The clip is made.
+    pub fn complete(self) {
+        self.progress.complete();
+    }
+}

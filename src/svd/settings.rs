@@ -1,0 +1,651 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The properties of `svdsrc` and `svdanimate`, and how they, downstream's caps and the model's own values become one
+//! set of parameters.
+//!
+//! Values are kept by name, as JSON: what was set by hand, what a provenance says, what a model recommends and what is
+//! told of a clip are then all the same sort of thing, and lie over one another in layers.
+
+use std::collections::BTreeMap;
+
+use gst::prelude::*;
+use gst_video::VideoInfo;
+use serde_json::Value as Json;
+
+use super::{DecodeMode, GuidanceShape, KeyframeFit, ModelType, Schedule};
+use crate::engine::device::Precision;
+use crate::engine::svd::{self, MAX_SIDE, Params};
+use crate::engine::{Error, Result};
+use crate::settings::{DEFAULT_DEVICE, Dtype, device_spec, dtype_spec};
+use crate::video::FORMATS;
+
+/// Values by the property's name.
+pub type Layer = BTreeMap<String, Json>;
+
+/// Properties whose value 0 says that they are not set.
+const ZERO_IS_UNSET: [&str; 3] = ["num-frames", "width", "height"];
+
+/// Properties that a controller may drive. They are looked up for the time at which a clip begins.
+const CONTROLLED: [&str; 6] = [
+    "motion-bucket-id",
+    "noise-aug-strength",
+    "seed",
+    "num-inference-steps",
+    "min-guidance-scale",
+    "max-guidance-scale",
+];
+
+/// The properties that both elements have. Numbers have the whole range of their type: one that is not possible ends in
+/// an error message that says what is, and not in a warning of GObject's.
+///
+/// Those that can change while the element runs take effect at the next clip.
+pub fn shared_properties() -> Vec<glib::ParamSpec> {
+    let default = Params::default();
+    vec![
+        string("model-path", "Model path")
+            .blurb(
+                "The model: a folder as diffusers saves it, or one file, svd.safetensors, svd_xt.safetensors or the like \
+                 (unset = where model-type is found, else the small svd-nano that comes with the plugin)",
+            )
+            .mutable_ready()
+            .build(),
+        choice::<ModelType>("model-type", "Model type")
+            .blurb(
+                "Which model it is, where it is wrong about itself. Without model-path, the model of this type is looked \
+                 for in $TORCHVIDEO_MODELS, the data folder and the Hugging Face cache",
+            )
+            .mutable_ready()
+            .build(),
+        int("num-frames", "Number of frames", 0)
+            .blurb(
+                "Frames in a clip, 1 to 1024 (0 = as many as the model was trained for: 14 for SVD, 25 for SVD-XT). \
+                 Memory and time grow with them",
+            )
+            .mutable_ready()
+            .build(),
+        gst::ParamSpecFraction::builder("fps")
+            .nick("Frames per second")
+            .blurb(
+                "Frame rate of the clip, 1/1 and above, which the model is also told, rounded: a higher one makes smaller \
+                 movements between frames and a shorter clip (where not set, downstream's frame rate or the model's own \
+                 goes before the default)",
+            )
+            .minimum(gst::Fraction::new(0, 1))
+            .maximum(gst::Fraction::new(i32::MAX, 1))
+            .default_value(gst::Fraction::new(default.fps as i32, 1))
+            .mutable_ready()
+            .build(),
+        int("width", "Width", 0)
+            .blurb("Width in pixels, a multiple of 8 from 8 to 16384 (0 = downstream's, else the model's)")
+            .mutable_ready()
+            .build(),
+        int("height", "Height", 0)
+            .blurb("Height in pixels, a multiple of 8 from 8 to 16384 (0 = downstream's, else the model's)")
+            .mutable_ready()
+            .build(),
+        choice::<KeyframeFit>("keyframe-fit", "Keyframe fit")
+            .blurb("How the keyframe is brought to the shape of the clip")
+            .mutable_playing()
+            .build(),
+        int("num-inference-steps", "Number of inference steps", default.num_inference_steps as i32)
+            .blurb(
+                "Denoising steps, 1 to 1000: the time grows with them; more make a steadier clip with less drift and \
+                 flicker, up to 50 or 70 (where not set, 10 with schedule=ays, else what the model recommends, goes before \
+                 the default)",
+            )
+            .mutable_playing()
+            .controllable()
+            .build(),
+        choice::<Schedule>("schedule", "Schedule")
+            .blurb("Spacing of the noise levels that the steps go down")
+            .mutable_playing()
+            .build(),
+        gst::ParamSpecArray::builder("sigmas")
+            .nick("Noise levels")
+            .blurb(
+                "The noise levels of the steps, falling, as in sigmas=\"<700.0,54.5,15.9,8.0,4.2,1.8,1.0,0.4,0.2,0.03>\"; \
+                 they go before schedule and num-inference-steps (empty = as those say)",
+            )
+            .element_spec(&glib::ParamSpecDouble::builder("sigma").nick("Noise level").blurb("Above 0").build())
+            .mutable_playing()
+            .build(),
+        double("motion-bucket-id", "Motion bucket", default.motion_bucket_id)
+            .blurb(
+                "How much the clip moves, 0 and above, in training 1 to 255: low values hold people and cameras still, \
+                 high ones move more and distort more (where not set, what the model recommends goes before the default)",
+            )
+            .mutable_playing()
+            .controllable()
+            .build(),
+        double("noise-aug-strength", "Noise augmentation strength", default.noise_aug_strength)
+            .blurb(
+                "Noise on the keyframe as a standard deviation in its range of -1 to 1, 0 and above: less keeps closer to \
+                 the picture, more lets the clip move away from it (where not set, what the model recommends goes before \
+                 the default)",
+            )
+            .mutable_playing()
+            .controllable()
+            .build(),
+        double("min-guidance-scale", "Minimum guidance scale", default.min_guidance_scale)
+            .blurb(
+                "Lowest guidance along the clip, 0 and above; guidance-shape says where. Guidance is off, and the clip \
+                 made in half the time, if it is nowhere above 1 (where not set, what the model recommends goes before \
+                 the default)",
+            )
+            .mutable_playing()
+            .controllable()
+            .build(),
+        double("max-guidance-scale", "Maximum guidance scale", default.max_guidance_scale)
+            .blurb(
+                "Highest guidance along the clip, 0 and above: more keeps closer to the keyframe, too much burns colours \
+                 and freezes motion (where not set, what the model recommends goes before the default)",
+            )
+            .mutable_playing()
+            .controllable()
+            .build(),
+        double("guidance-scale", "Guidance scale", default.max_guidance_scale)
+            .blurb("Another name of max-guidance-scale")
+            .mutable_playing()
+            .build(),
+        choice::<GuidanceShape>("guidance-shape", "Guidance shape")
+            .blurb("How guidance goes from its minimum to its maximum along the clip")
+            .mutable_playing()
+            .build(),
+        int("decode-chunk-size", "Decode chunk size", 0)
+            .blurb(
+                "Frames that are on the device at once while the clip is decoded, up to 1024 (0 = as many as max-memory \
+                 allows). With decode-mode=exact it does not change the clip; with decode-mode=reference more take more \
+                 memory and flicker less, and 0 is all",
+            )
+            .mutable_playing()
+            .build(),
+        choice::<DecodeMode>("decode-mode", "Decode mode")
+            .blurb("Whether the chunks that a clip is decoded in know of one another")
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecUInt64::builder("max-memory")
+            .nick("Maximum memory")
+            .blurb(
+                "Bytes of the device's memory that the model and a clip may take (0 = what is free). Less is slower, and \
+                 the clip is the same",
+            )
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecInt64::builder("seed")
+            .nick("Seed")
+            .blurb(
+                "Seed of the noise: the same seed gives the same clip. The first clip after it was set has this one, each \
+                 further clip the next number",
+            )
+            .default_value(default.seed)
+            .mutable_playing()
+            .controllable()
+            .build(),
+        device_spec(),
+        dtype_spec(),
+        string("provenance", "Provenance")
+            .blurb(
+                "JSON that tells how a clip was made, from a file's comment or an element message: its values are taken \
+                 for the properties that are not set, and the same clip comes out",
+            )
+            .mutable_ready()
+            .build(),
+    ]
+}
+
+/// A text, not set.
+pub fn string<'a>(name: &'a str, nick: &'a str) -> glib::ParamSpecStringBuilder<'a> {
+    glib::ParamSpecString::builder(name).nick(nick)
+}
+
+/// A number.
+pub fn int<'a>(name: &'a str, nick: &'a str, default: i32) -> glib::ParamSpecIntBuilder<'a> {
+    glib::ParamSpecInt::builder(name).nick(nick).default_value(default)
+}
+
+fn double<'a>(name: &'a str, nick: &'a str, default: f64) -> glib::ParamSpecDoubleBuilder<'a> {
+    glib::ParamSpecDouble::builder(name).nick(nick).default_value(default)
+}
+
+fn choice<'a, T>(name: &'a str, nick: &'a str) -> glib::ParamSpecEnumBuilder<'a, T>
+where
+    T: StaticType + glib::value::FromValue<'a> + IntoGlib<GlibType = i32> + Default,
+{
+    glib::ParamSpecEnum::builder(name).nick(nick)
+}
+
+/// What was set; the rest is left to downstream and to the model.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// By hand.
+    by_hand: Layer,
+    /// By the property `provenance`, once it has been read.
+    by_provenance: Layer,
+}
+
+impl Settings {
+    /// Sets a property by hand. Gives whether it was another before.
+    pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
+        let name = if name == "guidance-scale" { "max-guidance-scale" } else { name };
+        let value = to_json(value);
+        let is_unset = value.is_null() || value == "" || (value == 0 && ZERO_IS_UNSET.contains(&name));
+        if is_unset {
+            return self.by_hand.remove(name).is_some();
+        }
+        self.by_hand.insert(name.into(), value.clone()) != Some(value)
+    }
+
+    /// What was set by hand here, over the provenance that was read there.
+    pub fn on(self, read: &Self) -> Self {
+        Self { by_provenance: read.by_provenance.clone(), ..self }
+    }
+
+    /// A property's value: what was set, else the default.
+    pub fn get(&self, spec: &glib::ParamSpec) -> glib::Value {
+        let name = if spec.name() == "guidance-scale" { "max-guidance-scale" } else { spec.name() };
+        let set = self.by_hand.get(name).and_then(|value| from_json(spec, value).ok());
+        set.unwrap_or_else(|| spec.default_value().clone())
+    }
+
+    /// What was set, by hand or else by provenance.
+    pub fn value(&self, name: &str) -> Option<&Json> {
+        self.by_hand.get(name).or_else(|| self.by_provenance.get(name))
+    }
+
+    /// A text that was set.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.value(name).and_then(Json::as_str)
+    }
+
+    /// A number that was set.
+    pub fn integer(&self, name: &str) -> Option<i64> {
+        self.value(name).and_then(Json::as_i64)
+    }
+
+    /// A frame rate that was set.
+    fn fraction(&self, name: &str) -> Option<gst::Fraction> {
+        self.value(name).and_then(fraction)
+    }
+
+    /// The device that is asked for.
+    pub fn device(&self) -> &str {
+        self.text("device").unwrap_or(DEFAULT_DEVICE)
+    }
+
+    /// The precision that is asked for.
+    pub fn precision(&self) -> Precision {
+        match self.text("dtype") {
+            Some("fp32") => Precision::Fp32,
+            Some("fp16") => Precision::Fp16,
+            Some("bf16") => Precision::Bf16,
+            _ => Precision::Auto,
+        }
+    }
+
+    /// The type of model that is asked for.
+    pub fn model_type(&self) -> Option<svd::ModelType> {
+        // "auto" is none.
+        self.text("model-type")?.parse().ok()
+    }
+
+    /// Says which precision `auto` came to, where nothing else is set.
+    pub fn remember_dtype(&mut self, dtype: &str) {
+        self.by_hand.insert("dtype".into(), dtype.into());
+    }
+
+    /// The same, with a layer below what was set by hand. Its values must be of the types of the properties `specs`.
+    ///
+    /// # Errors
+    /// [`Error::Param`] for a name that is no property, or a value of another type.
+    pub fn with_provenance(mut self, layer: Layer, specs: &[glib::ParamSpec]) -> Result<Self> {
+        for (name, value) in layer {
+            let wrong = |expected: String| Error::Param {
+                name: format!("provenance: {name}").into(),
+                value: value.to_string(),
+                expected,
+            };
+            let spec = specs.iter().find(|spec| spec.name() == name);
+            let spec = spec.ok_or_else(|| wrong("there is no such property".into()))?;
+            let value = from_json(spec, &value).map_err(wrong)?;
+            self.by_provenance.insert(name, to_json(&value));
+        }
+        Ok(self)
+    }
+
+    /// The same, with the values that `element`'s controllers give at `time`.
+    pub fn at(mut self, element: &gst::Element, time: gst::ClockTime) -> Self {
+        for name in CONTROLLED {
+            if let Some(value) = element.value(name, time) {
+                self.set(name, &value);
+            }
+        }
+        self
+    }
+
+    /// Lays what was set over what the model recommends, and checks the outcome.
+    ///
+    /// # Errors
+    /// Those of [`Params::validate`].
+    pub fn plan(&self, recommended: &Params) -> Result<Plan> {
+        let mut values = to_object(recommended);
+        if self.text("schedule") == Some("ays") {
+            values.insert("num_inference_steps".into(), 10.into());
+        }
+        for (name, value) in self.by_provenance.iter().chain(&self.by_hand) {
+            if let Some(place) = values.get_mut(&name.replace('-', "_")) {
+                *place = match (fraction(value), value.as_str()) {
+                    (Some(rate), _) => rate_of(rate).into(),
+                    // JSON has no such numbers, and no parameter may be one.
+                    (None, Some(text)) if place.is_number() => {
+                        let name = name.replace('-', "_").into();
+                        let expected = "use a number from 0".into();
+                        return Err(Error::Param { name, value: text.into(), expected });
+                    }
+                    _ => value.clone(),
+                };
+            }
+        }
+        let params: Params = serde_json::from_value(Json::Object(values))
+            .map_err(|err| Error::param("properties", "", format!("{err}")))?;
+        params.validate()?;
+        let framerate = self.fraction("fps").or_else(|| gst::Fraction::approximate_f64(recommended.fps));
+        let side = |name| self.integer(name).and_then(|side| i32::try_from(side).ok());
+        Ok(Plan {
+            params,
+            shape: (recommended.width, recommended.height),
+            framerate: framerate.unwrap_or(gst::Fraction::new(7, 1)),
+            width: side("width"),
+            height: side("height"),
+            fps: self.fraction("fps"),
+        })
+    }
+}
+
+/// The parameters by name.
+pub fn to_object(params: &Params) -> serde_json::Map<String, Json> {
+    match serde_json::to_value(params) {
+        Ok(Json::Object(values)) => values,
+        _ => unreachable!("parameters are a struct of plain values"),
+    }
+}
+
+fn rate_of(rate: gst::Fraction) -> f64 {
+    f64::from(rate.numer()) / f64::from(rate.denom())
+}
+
+/// "25/2".
+fn fraction(value: &Json) -> Option<gst::Fraction> {
+    let (numer, denom) = value.as_str()?.split_once('/')?;
+    let (numer, denom) = (numer.parse().ok()?, denom.parse().ok()?);
+    (denom != 0).then(|| gst::Fraction::new(numer, denom))
+}
+
+/// A property's value as JSON: enumerations by their nicks, fractions as text.
+fn to_json(value: &glib::Value) -> Json {
+    if let Some((_, value)) = glib::EnumValue::from_value(value) {
+        return value.nick().into();
+    }
+    let number = |value: f64| serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Json::Number);
+    match value.type_() {
+        glib::Type::STRING => value.get::<Option<String>>().ok().flatten().map_or(Json::Null, Into::into),
+        glib::Type::I32 => value.get::<i32>().map_or(Json::Null, Into::into),
+        glib::Type::I64 => value.get::<i64>().map_or(Json::Null, Into::into),
+        glib::Type::U64 => value.get::<u64>().map_or(Json::Null, Into::into),
+        glib::Type::BOOL => value.get::<bool>().map_or(Json::Null, Into::into),
+        glib::Type::F64 => value.get::<f64>().map_or(Json::Null, number),
+        _ => match (value.get::<gst::Fraction>(), value.get::<gst::Array>()) {
+            (Ok(rate), _) => format!("{}/{}", rate.numer(), rate.denom()).into(),
+            (_, Ok(array)) => array.iter().map(|value| to_json(value)).collect::<Vec<_>>().into(),
+            _ => Json::Null,
+        },
+    }
+}
+
+/// The value for a property that JSON stands for; in words what it should have been, if it is of another type.
+fn from_json(spec: &glib::ParamSpec, value: &Json) -> Result<glib::Value, String> {
+    let float = |value: &Json| value.as_f64().or_else(|| value.as_str()?.parse().ok());
+    if let Some(class) = glib::EnumClass::with_type(spec.value_type()) {
+        let found = value.as_str().and_then(|nick| class.to_value_by_nick(nick));
+        return found.ok_or_else(|| {
+            let nicks: Vec<_> = class.values().iter().map(|value| value.nick()).collect();
+            format!("use one of {}", nicks.join(", "))
+        });
+    }
+    let (found, expected) = match spec.value_type() {
+        glib::Type::STRING => (value.as_str().map(|text| text.to_value()), "use a text"),
+        glib::Type::I32 => (value.as_i64().and_then(|v| i32::try_from(v).ok()).map(|v| v.to_value()), "use a whole number"),
+        glib::Type::I64 => (value.as_i64().map(|v| v.to_value()), "use a whole number"),
+        glib::Type::U64 => (value.as_u64().map(|v| v.to_value()), "use a whole number from 0"),
+        glib::Type::BOOL => (value.as_bool().map(|v| v.to_value()), "use true or false"),
+        glib::Type::F64 => (float(value).map(|v| v.to_value()), "use a number"),
+        of if of == gst::Fraction::static_type() => {
+            let whole = value.as_i64().and_then(|v| i32::try_from(v).ok()).map(|v| gst::Fraction::new(v, 1));
+            (fraction(value).or(whole).map(|v| v.to_value()), "use a frame rate like 25/2")
+        }
+        of if of == gst::Array::static_type() => {
+            let numbers = value.as_array().and_then(|values| values.iter().map(float).collect::<Option<Vec<_>>>());
+            (numbers.map(|numbers| gst::Array::new(numbers).to_value()), "use a list of numbers")
+        }
+        _ => (None, "it can't be set"),
+    };
+    found.ok_or_else(|| expected.into())
+}
+
+/// What is made: the parameters, before downstream has chosen what it may.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    params: Params,
+    /// The width and height that the model recommends.
+    shape: (i64, i64),
+    framerate: gst::Fraction,
+    // Set, and so not downstream's to choose.
+    width: Option<i32>,
+    height: Option<i32>,
+    fps: Option<gst::Fraction>,
+}
+
+impl Plan {
+    /// Frames in a clip.
+    pub fn num_frames(&self) -> i64 {
+        self.params.num_frames
+    }
+
+    /// The caps that downstream may choose from.
+    pub fn caps(&self) -> gst::Caps {
+        let mut caps = template();
+        let caps_mut = caps.make_mut();
+        let side = gst::IntRange::with_step(8, MAX_SIDE as i32, 8);
+        for (name, value) in [("width", self.width), ("height", self.height)] {
+            match value {
+                Some(value) => caps_mut.set(name, value),
+                None => caps_mut.set(name, side),
+            }
+        }
+        if let Some(fps) = self.fps {
+            caps_mut.set("framerate", fps);
+        }
+        label(caps_mut);
+        caps
+    }
+
+    /// What was set by hand of the things that downstream could choose, in words; nothing if nothing was.
+    pub fn set_by_hand(&self) -> Option<String> {
+        let names = [
+            self.width.map(|width| format!("width={width}")),
+            self.height.map(|height| format!("height={height}")),
+            self.fps.map(|fps| format!("fps={}/{}", fps.numer(), fps.denom())),
+        ];
+        let names: Vec<_> = names.into_iter().flatten().collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// Chooses what downstream left open: what the model recommends, or what is next to it. Where only one side is
+    /// given, the other follows in the model's proportions.
+    pub fn fixate(&self, caps: &mut gst::CapsRef) {
+        if let Some(caps) = caps.structure_mut(0) {
+            let given = |name| caps.get::<i32>(name).ok().map(i64::from);
+            let beside = |side: i64, (own, other): (i64, i64)| ((side * other * 2 + own * 8) / (own * 16) * 8).max(8);
+            let (wide, high) = self.shape;
+            let (width, height) = match (given("width"), given("height")) {
+                (Some(width), None) => (width, beside(width, (wide, high))),
+                (None, Some(height)) => (beside(height, (high, wide)), height),
+                _ => (self.params.width, self.params.height),
+            };
+            caps.fixate_field_nearest_int("width", width as i32);
+            caps.fixate_field_nearest_int("height", height as i32);
+            caps.fixate_field_nearest_fraction("framerate", self.framerate);
+        }
+    }
+
+    /// The parameters of a clip in the size and at the rate of `info`, `seed` more than the seed that was set. The model
+    /// is told whole frames per second: it knows no others.
+    pub fn params(&self, info: &VideoInfo, seed: u64) -> Params {
+        Params {
+            width: i64::from(info.width()),
+            height: i64::from(info.height()),
+            fps: rate_of(info.fps()).round().max(1.0),
+            seed: self.params.seed.wrapping_add_unsigned(seed),
+            ..self.params.clone()
+        }
+    }
+}
+
+/// All that the element can give. A size that is no multiple of 8 is refused later, where it can be said why.
+pub fn template() -> gst::Caps {
+    gst_video::VideoCapsBuilder::new()
+        .format_list(FORMATS)
+        .width_range(8..=MAX_SIDE as i32)
+        .height_range(8..=MAX_SIDE as i32)
+        .framerate_range(gst::Fraction::new(1, 1)..=gst::Fraction::new(i32::MAX, 1))
+        .build()
+}
+
+/// Says that these are progressive sRGB pictures of square pixels.
+pub fn label(caps: &mut gst::CapsRef) {
+    caps.set("pixel-aspect-ratio", gst::Fraction::new(1, 1));
+    caps.set("interlace-mode", "progressive");
+    caps.set("colorimetry", "sRGB");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gst_video::VideoFormat;
+
+    fn settings(values: &[(&str, glib::Value)]) -> Settings {
+        let mut settings = Settings::default();
+        for (name, value) in values {
+            settings.set(name, value);
+        }
+        settings
+    }
+
+    fn recommended() -> Params {
+        Params { num_frames: 25, width: 320, height: 192, fps: 6.0, num_inference_steps: 8, ..Params::default() }
+    }
+
+    fn params(settings: &Settings, clip: u64) -> Params {
+        let plan = settings.plan(&recommended()).unwrap();
+        let mut caps = plan.caps();
+        plan.fixate(caps.make_mut());
+        caps.fixate();
+        plan.params(&VideoInfo::from_caps(&caps).unwrap(), clip)
+    }
+
+    #[test]
+    fn what_is_not_set_is_the_models() {
+        gst::init().unwrap();
+        assert_eq!(params(&Settings::default(), 0), recommended());
+        let zeros = settings(&["num-frames", "width", "height"].map(|name| (name, 0.to_value())));
+        assert_eq!(params(&zeros, 0), recommended());
+    }
+
+    #[test]
+    fn what_is_set_goes_before_the_models() {
+        gst::init().unwrap();
+        let settings = settings(&[
+            ("num-frames", 3.to_value()),
+            ("fps", gst::Fraction::new(30_000, 1001).to_value()),
+            ("width", 64.to_value()),
+            ("height", 48.to_value()),
+            ("keyframe-fit", KeyframeFit::Pad.to_value()),
+            // The defaults, but by hand.
+            ("num-inference-steps", 25.to_value()),
+            ("motion-bucket-id", 90.0.to_value()),
+            ("noise-aug-strength", 0.1.to_value()),
+            ("min-guidance-scale", 1.5.to_value()),
+            ("max-guidance-scale", 2.5.to_value()),
+            ("decode-chunk-size", 2.to_value()),
+            ("seed", 7i64.to_value()),
+        ]);
+        let wanted = Params {
+            num_frames: 3,
+            width: 64,
+            height: 48,
+            keyframe_fit: crate::engine::image::Fit::Pad,
+            fps: 30.0,
+            motion_bucket_id: 90.0,
+            noise_aug_strength: 0.1,
+            num_inference_steps: 25,
+            min_guidance_scale: 1.5,
+            max_guidance_scale: 2.5,
+            decode_chunk_size: 2,
+            seed: 7,
+            ..Params::default()
+        };
+        assert_eq!(params(&settings, 0), wanted);
+        assert_eq!(params(&settings, 3), Params { seed: 10, ..wanted });
+    }
+
+    #[test]
+    fn every_property_is_read_back() {
+        gst::init().unwrap();
+        let mut settings = Settings::default();
+        for spec in properties() {
+            let default = settings.get(spec.name());
+            assert_eq!(default.type_(), spec.value_type(), "{}", spec.name());
+            assert_eq!(format!("{default:?}"), format!("{:?}", spec.default_value()), "{}", spec.name());
+            settings.set(spec.name(), &default);
+            assert_eq!(format!("{:?}", settings.get(spec.name())), format!("{default:?}"), "{}", spec.name());
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        gst::init().unwrap();
+        for (name, value, parts) in [
+            ("width", 1001.to_value(), ["width=1001", "1000 or 1008"]),
+            ("height", (-8).to_value(), ["height=-8", "8 to 16384"]),
+            ("num-frames", 1025.to_value(), ["num_frames=1025", "1 to 1024"]),
+            ("num-inference-steps", 0.to_value(), ["num_inference_steps=0", "1 to 1000"]),
+            ("fps", gst::Fraction::new(0, 1).to_value(), ["fps=0", "from 1"]),
+            ("noise-aug-strength", f64::NAN.to_value(), ["noise_aug_strength=NaN", "from 0"]),
+            ("num-clips", (-1).to_value(), ["num_clips=-1", "1 or more"]),
+        ] {
+            let message = settings(&[(name, value)]).plan(&recommended()).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+    }
+
+    #[test]
+    fn downstream_chooses_what_is_not_set_by_hand() {
+        gst::init().unwrap();
+        let plan = settings(&[("width", 64.to_value())]).plan(&recommended()).unwrap();
+        let offer = |text: &str| plan.caps().intersect(&text.parse::<gst::Caps>().unwrap());
+        let mut caps = offer("video/x-raw,format={BGR,GBR},height=[100,190],framerate=[10/1,60/1]");
+        plan.fixate(caps.make_mut());
+        caps.fixate();
+        let info = VideoInfo::from_caps(&caps).unwrap();
+        assert_eq!((info.format(), info.width(), info.height()), (VideoFormat::Bgr, 64, 104));
+        assert_eq!(info.fps(), gst::Fraction::new(10, 1));
+        let size = |height: i32| {
+            let mut caps = settings(&[("height", height.to_value())]).plan(&recommended()).unwrap().caps();
+            settings(&[]).plan(&recommended()).unwrap().fixate(caps.make_mut());
+            let caps = caps.structure(0).unwrap();
+            (caps.get::<i32>("width").unwrap(), caps.get::<i32>("height").unwrap())
+        };
+        assert_eq!([size(192), size(96), size(8), size(720)], [(320, 192), (160, 96), (16, 8), (1200, 720)]);
+        assert!(offer("video/x-raw,width=128").is_empty());
+        assert!(offer("video/x-raw,height=100").is_empty());
+        assert_eq!(plan.set_by_hand().unwrap(), "width=64");
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MPL-2.0
+//! How the frames of a run are divided into clips.
+
+use crate::engine::{Error, Result};
+
+/// The clips of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Frames that are generated for each clip.
+    pub num_frames: i64,
+    /// Whether each clip but the first begins with a frame that has been shown.
+    pub is_chained: bool,
+    /// Frames in all; `None` if there is no end.
+    pub total: Option<u64>,
+}
+
+impl Layout {
+    /// A run of `clips` (`None`: without an end) clips of `num_frames` each.
+    ///
+    /// # Errors
+    /// [`Error::Param`] if a chain could not go on.
+    pub fn of_clips(num_frames: i64, clips: Option<u64>, is_chained: bool) -> Result<Self> {
+        if is_chained && num_frames < 2 && clips != Some(1) {
+            return Err(Error::param("num_frames", num_frames, "use 2 or more for a chain"));
+        }
+        let layout = Self { num_frames, is_chained, total: None };
+        Ok(Self { total: clips.map(|clips| layout.start(clips)), ..layout })
+    }
+
+    /// A run of `total` frames: in one clip, if it may have as many, else in a chain of clips as long as one another.
+    ///
+    /// # Errors
+    /// [`Error::Param`] if a chain could not go on.
+    pub fn of_frames(num_frames: i64, total: u64) -> Result<Self> {
+        let total = total.max(1);
+        if total <= num_frames as u64 {
+            return Ok(Self { num_frames: total as i64, is_chained: false, total: Some(total) });
+        }
+        if num_frames < 2 {
+            return Err(Error::param("num_frames", num_frames, "use 2 or more: the duration takes more than one clip"));
+        }
+        // Each clip goes on by one frame less than it has.
+        let clips = (total - 1).div_ceil(num_frames as u64 - 1);
+        let steps = (total - 1).div_ceil(clips);
+        Ok(Self { num_frames: steps as i64 + 1, is_chained: true, total: Some(total) })
+    }
+
+    /// The number of the first frame that clip `clip`, counted from 0, adds; that of clip `n` is also how many frames
+    /// `n` clips have.
+    pub fn start(&self, clip: u64) -> u64 {
+        let frames = self.num_frames as u64;
+        let start = match (self.is_chained, clip) {
+            (false, _) => clip.saturating_mul(frames),
+            (true, 0) => 0,
+            (true, _) => clip.saturating_mul(frames - 1).saturating_add(1),
+        };
+        self.total.map_or(start, |total| start.min(total))
+    }
+
+    /// Frames that clip `clip` begins with and that have been shown.
+    pub fn repeated(&self, clip: u64) -> usize {
+        usize::from(self.is_chained && clip > 0)
+    }
+
+    /// Whether there is a clip of this number.
+    pub fn has(&self, clip: u64) -> bool {
+        self.total.is_none_or(|total| self.start(clip) < total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many frames each clip adds.
+    fn parts(layout: &Layout) -> Vec<u64> {
+        (0..20).take_while(|&clip| layout.has(clip)).map(|clip| layout.start(clip + 1) - layout.start(clip)).collect()
+    }
+
+    #[test]
+    fn clips_stand_side_by_side() {
+        let layout = Layout::of_clips(14, Some(3), false).unwrap();
+        assert_eq!((parts(&layout), layout.total), (vec![14; 3], Some(42)));
+        let endless = Layout::of_clips(14, None, false).unwrap();
+        assert_eq!((endless.total, endless.has(1 << 60)), (None, true));
+    }
+
+    #[test]
+    fn a_chain_shares_its_joints() {
+        let layout = Layout::of_clips(14, Some(3), true).unwrap();
+        assert_eq!((parts(&layout), layout.total), (vec![14, 13, 13], Some(40)));
+        assert_eq!([0, 1].map(|clip| layout.repeated(clip)), [0, 1]);
+        assert!(Layout::of_clips(1, None, true).is_err());
+        assert!(Layout::of_clips(1, Some(1), true).is_ok());
+    }
+
+    #[test]
+    fn a_number_of_frames_is_met() {
+        for (most, total, each, wanted) in [
+            (25, 1, 1, vec![1]),
+            (25, 25, 25, vec![25]),
+            (25, 26, 14, vec![14, 12]),
+            (25, 49, 25, vec![25, 24]),
+            (25, 50, 18, vec![18, 17, 15]),
+            (14, 40, 14, vec![14, 13, 13]),
+        ] {
+            let layout = Layout::of_frames(most, total).unwrap();
+            assert_eq!((layout.num_frames, parts(&layout)), (each, wanted), "{total}");
+            assert_eq!(layout.is_chained, total > most as u64);
+        }
+        assert!(Layout::of_frames(1, 2).is_err());
+    }
+}
