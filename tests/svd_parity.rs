@@ -118,6 +118,7 @@ fn unets() {
                 &timesteps.narrow(0, i, 1),
                 &fixture.input("unet.encoder_hidden_states"),
                 &fixture.tensor("added_time_ids"),
+                1,
                 &Cancel::default(),
             );
             let output = output.unwrap();
@@ -238,6 +239,7 @@ fn half_precision_is_close() {
             &fixture.tensor("timesteps").narrow(0, 0, 1),
             &fixture.input("unet.encoder_hidden_states").to_kind(kind),
             &fixture.tensor("added_time_ids").to_kind(kind),
+            1,
             &Cancel::default(),
         );
         let output = output.unwrap();
@@ -319,7 +321,7 @@ fn networks_end_between_layers() {
     let unet = unet::UNet::new(weights(&fixture).root(), &fixture.parse("config"));
     let context = fixture.input("unet.encoder_hidden_states");
     let (timestep, ids) = (fixture.tensor("timesteps"), fixture.tensor("added_time_ids"));
-    let result = unet.forward(&fixture.input("unet.sample"), &timestep, &context, &ids, &set);
+    let result = unet.forward(&fixture.input("unet.sample"), &timestep, &context, &ids, 1, &set);
     assert!(matches!(result, Err(Error::Cancelled)));
 }
 

@@ -127,6 +127,8 @@ pub fn generate(
         image_latents: halves(image_latents.unsqueeze(1)).expand([-1, frames, -1, -1, -1], false),
         context: halves(context),
         added_time_ids: if is_guided { Tensor::cat(&[&ids, &ids], 0) } else { ids },
+        is_sequential: false,
+        feed_forward_pieces: 1,
         guidance: is_guided.then(|| {
             guider::scales(params.guidance_shape, params.min_guidance_scale, params.max_guidance_scale, frames, device)
         }),
