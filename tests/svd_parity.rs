@@ -11,7 +11,7 @@ use common::{Fixture, assert_close, file, recipe, relative_error};
 use gsttorchvideo::engine::Error;
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::svd::{
-    Event, Model, Noise, Params, Schedule, clip, denoiser, generate, inspect, sampler, schedule, unet, vae,
+    DecodeMode, Event, Model, Noise, Params, Schedule, clip, denoiser, generate, inspect, sampler, schedule, unet, vae,
 };
 use gsttorchvideo::engine::weights::Weights;
 use gsttorchvideo::engine::worker::Cancel;
@@ -179,7 +179,7 @@ fn noise_is_that_of_a_cpu_generator() {
 fn whole_pipeline() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_svd(folder.path());
-    let model = Model::load(folder.path(), Device::Cpu, Kind::Float, &Cancel::default()).unwrap();
+    let mut model = Model::load(folder.path(), Device::Cpu, Kind::Float, &Cancel::default()).unwrap();
     for file in ["pipeline", "pipeline_noguide", "pipeline_fast"] {
         let fixture = Fixture::open(&format!("svd/{file}"));
         let call: serde_json::Value = fixture.json("call");
@@ -196,18 +196,27 @@ fn whole_pipeline() {
             min_guidance_scale: float("min_guidance_scale"),
             max_guidance_scale: float("max_guidance_scale"),
             decode_chunk_size: call["decode_chunk_size"].as_i64().unwrap_or(0),
+            decode_mode: DecodeMode::Reference,
             seed: int("seed"),
             ..inspect(folder.path()).unwrap().recommended
         };
         let (mut frames, mut events) = (Vec::new(), Vec::new());
-        generate(&model, &picture("pipeline.picture", 56, 40), &params, &Cancel::default(), &mut |event| match event {
-            Event::Decoded(decoded) => {
-                events.push(format!("{}", decoded.len()));
-                frames.extend(decoded);
-            }
-            Event::Step { step, steps } => events.push(format!("{step}/{steps}")),
-            Event::Encoded => events.push("encoded".into()),
-        })
+        generate(
+            &mut model,
+            &picture("pipeline.picture", 56, 40),
+            &params,
+            &Cancel::default(),
+            &mut |event| match event {
+                Event::Decoded(decoded) => {
+                    events.push(format!("{}", decoded.len()));
+                    frames.extend(decoded);
+                }
+                Event::Step { step, steps, .. } => events.push(format!("{step}/{steps}")),
+                Event::Encoded => events.push("encoded".into()),
+                Event::Planned(..) => events.push("planned".into()),
+                Event::Warning(text) => panic!("{text}"),
+            },
+        )
         .unwrap();
         let wanted = Frame::from_tensor(&fixture.tensor("frames").squeeze_dim(0)).unwrap();
         assert_eq!(frames.len(), wanted.len());
@@ -218,9 +227,9 @@ fn whole_pipeline() {
         println!("{file}: {differing} of {} bytes differ, by {largest} at most", values().count());
         assert!(largest <= 1 && differing * 100 < values().count(), "{file}: {differing} bytes, by up to {largest}");
         let wanted = match file {
-            "pipeline" => "encoded 1/3 2/3 3/3 2 2 1",
-            "pipeline_noguide" => "encoded 1/3 2/3 3/3 5",
-            _ => "encoded 1/2 2/2 2 2 1",
+            "pipeline" => "planned encoded 1/3 2/3 3/3 2 2 1",
+            "pipeline_noguide" => "planned encoded 1/3 2/3 3/3 5",
+            _ => "planned encoded 1/2 2/2 2 2 1",
         };
         assert_eq!(events.join(" "), wanted);
     }
@@ -267,10 +276,10 @@ fn clips_in_half_precision_are_whole() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_svd(folder.path());
     for kind in [Kind::Half, Kind::BFloat16] {
-        let model = Model::load(folder.path(), Device::Cpu, kind, &Cancel::default()).unwrap();
+        let mut model = Model::load(folder.path(), Device::Cpu, kind, &Cancel::default()).unwrap();
         let params = Params { width: 56, height: 40, num_frames: 3, num_inference_steps: 2, ..Params::default() };
         let mut frames = 0;
-        generate(&model, &picture("p", 56, 40), &params, &Cancel::default(), &mut |event| {
+        generate(&mut model, &picture("p", 56, 40), &params, &Cancel::default(), &mut |event| {
             if let Event::Decoded(decoded) = event {
                 frames += decoded.len();
             }
@@ -329,10 +338,10 @@ fn networks_end_between_layers() {
 fn a_cancelled_clip_ends_at_the_next_step() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_svd(folder.path());
-    let model = Model::load(folder.path(), Device::Cpu, Kind::Float, &Cancel::default()).unwrap();
+    let mut model = Model::load(folder.path(), Device::Cpu, Kind::Float, &Cancel::default()).unwrap();
     let params = Params { width: 56, height: 40, num_frames: 2, num_inference_steps: 1000, ..Params::default() };
     let (cancel, mut steps) = (Cancel::default(), 0);
-    let result = generate(&model, &picture("p", 30, 20), &params, &cancel, &mut |event| {
+    let result = generate(&mut model, &picture("p", 30, 20), &params, &cancel, &mut |event| {
         if let Event::Step { step, .. } = event {
             steps = step;
             if step == 2 {

@@ -123,12 +123,13 @@ impl<R> Reply<R> {
 }
 
 /// Runs tensor code: without gradients, and with a panic (how `tch` reports a failed operation) turned into an error.
-fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
+/// May be used within itself.
+pub(super) fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
     quiet_panics();
-    GUARDED.set(true);
+    let is_within = GUARDED.replace(true);
     // What a panic leaves half done is dropped with the closure, and models hold no state between jobs.
     let result = catch_unwind(AssertUnwindSafe(|| tch::no_grad(work)));
-    GUARDED.set(false);
+    GUARDED.set(is_within);
     result.unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()

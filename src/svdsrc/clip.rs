@@ -116,7 +116,9 @@ impl Sender {
     fn take(&mut self, event: Event, progress: &Progress) {
         match event {
             Event::Encoded => progress.update("Encoded the keyframe"),
-            Event::Step { step, steps } => {
+            Event::Planned(..) => {}
+            Event::Warning(text) => progress.update(&text),
+            Event::Step { step, steps, .. } => {
                 progress.update(&format!("Denoising step {step} of {steps} ({} %)", 100 * step / steps.max(1)));
             }
             Event::Decoded(frames) => {

@@ -5,19 +5,27 @@
 //! network and the whole pipeline against it.
 
 pub mod clip;
+pub mod cost;
 pub mod denoiser;
 mod folder;
 pub mod guider;
 mod layers;
+mod model;
 mod noise;
 mod params;
 mod pipeline;
 pub mod sampler;
 pub mod schedule;
+mod sketch;
+mod speed;
+mod strategy;
 pub mod unet;
 pub mod vae;
 
 pub use folder::{ModelInfo, Network, Source, inspect};
+pub use model::Model;
 pub use noise::Noise;
 pub use params::{DecodeMode, GuidanceShape, MAX_FRAMES, MAX_SIDE, Params, Schedule};
-pub use pipeline::{Event, Model, generate};
+pub use pipeline::{Event, Summary, generate};
+pub use sketch::Cost;
+pub use strategy::{Estimate, Need, Planner, Stage, Strategy};

@@ -11,6 +11,7 @@ use tch::Tensor;
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
 pub use self::config::Config;
+pub(super) use self::config::Level;
 use crate::engine::Result;
 use crate::engine::nn::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal};
 use crate::engine::weights::Scope;
