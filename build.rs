@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Records the plugin's version, and the place of libtorch in the run path of everything that is linked.
+//! Records the plugin's version, and the place of libtorch in the run path of everything that is linked; compiles the
+//! little C++ that there is.
 
 use std::path::Path;
 
@@ -13,4 +14,14 @@ fn main() {
     let lib = Path::new(&lib).canonicalize().unwrap_or_else(|err| panic!("libtorch's folder {lib}: {err}"));
     println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags,-rpath,{}", lib.display());
     println!("cargo:rustc-env=TORCHVIDEO_LIBTORCH={}", lib.display());
+
+    let include = lib.with_file_name("include");
+    println!("cargo:rerun-if-changed=src/engine/memory.cc");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .flag("-isystem")
+        .flag(&include)
+        .file("src/engine/memory.cc")
+        .compile("torchvideo_memory");
 }

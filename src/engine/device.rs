@@ -11,7 +11,7 @@ use std::str::FromStr;
 use once_cell::sync::OnceCell;
 use tch::{Device, Kind, Tensor};
 
-use super::{Error, Result};
+use super::{Error, Result, memory};
 
 /// The device that is asked for: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -32,6 +32,7 @@ impl DeviceChoice {
     /// # Errors
     /// [`Error::Device`] if the device is not there, with the reason.
     pub fn resolve(self) -> Result<Device> {
+        memory::install();
         let count = cuda_count();
         match self {
             Self::Cpu => Ok(Device::Cpu),

@@ -9,6 +9,7 @@ pub mod device;
 pub mod error;
 pub mod esrgan;
 pub mod image;
+pub mod memory;
 pub mod nn;
 pub mod pth;
 mod resample;

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MPL-2.0
+//
+// What libtorch's C++ interface tells of memory and tch does not: how much of a device is taken, and by how much at
+// most. On the CPU libtorch has no such account, so this allocator keeps one. It also keeps freed blocks for the next
+// tensor of the size, as libtorch does on CUDA: glibc would give a block of this size back to the system at once, and
+// half of the time would go by in page faults.
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <new>
+
+#include <sys/mman.h>
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/util/Exception.h>
+
+namespace {
+
+// Every block begins with a line of its own, which knows its size. 64 bytes are libtorch's alignment.
+constexpr size_t LINE = 64;
+// Smaller blocks are glibc's business.
+constexpr size_t LARGE = size_t{1} << 20;
+// Large blocks are whole pages.
+constexpr size_t PAGE = 4096;
+
+struct Header {
+    size_t asked;
+    size_t taken;
+};
+static_assert(sizeof(Header) <= LINE);
+
+class HostAllocator final : public c10::Allocator {
+public:
+    c10::DataPtr allocate(size_t asked) override {
+        void* data = asked == 0 ? nullptr : take(asked);
+        return {data, data, &give, c10::Device(c10::DeviceType::CPU)};
+    }
+
+    c10::DeleterFnPtr raw_deleter() const override { return &give; }
+
+    void copy_data(void* to, const void* from, size_t count) const override { default_copy_data(to, from, count); }
+
+    void release_cached() {
+        const std::lock_guard<std::mutex> lock(mutex);
+        while (!freed.empty()) {
+            drop_oldest();
+        }
+    }
+
+    void reset_peak() { peak = current.load(); }
+
+    std::atomic<uint64_t> current{0};
+    std::atomic<uint64_t> peak{0};
+    std::atomic<uint64_t> cached{0};
+    std::atomic<uint64_t> limit{UINT64_MAX};
+
+private:
+    std::mutex mutex;
+    // The oldest first.
+    std::list<void*> freed;
+
+    static size_t size_of(void* block) { return static_cast<Header*>(block)->taken; }
+
+    // With the mutex held.
+    void drop_oldest() {
+        void* const block = freed.front();
+        freed.pop_front();
+        cached -= size_of(block);
+        munmap(block, size_of(block));
+    }
+
+    void* take(size_t asked) {
+        const uint64_t now = current.fetch_add(asked) + asked;
+        void* block = now > limit ? nullptr : find(asked);
+        if (block == nullptr) {
+            current -= asked;
+            TORCH_CHECK_WITH(OutOfMemoryError, false, "CPU out of memory: a tensor of ", asked, " bytes does not fit");
+        }
+        uint64_t most = peak;
+        while (most < now && !peak.compare_exchange_weak(most, now)) {
+        }
+        static_cast<Header*>(block)->asked = asked;
+        return static_cast<char*>(block) + LINE;
+    }
+
+    void* find(size_t asked) {
+        const size_t needed = asked + LINE;
+        if (needed < asked) {
+            return nullptr;
+        }
+        if (needed < LARGE) {
+            void* block = nullptr;
+            if (posix_memalign(&block, LINE, needed) == 0) {
+                static_cast<Header*>(block)->taken = needed;
+            }
+            return block;
+        }
+        if (void* block = reuse(needed)) {
+            return block;
+        }
+        const size_t size = (needed + PAGE - 1) / PAGE * PAGE;
+        void* block = map(size);
+        if (block == nullptr) {
+            release_cached();
+            block = map(size);
+        }
+        return block;
+    }
+
+    // The smallest block that does, if it is larger by a quarter at most: else memory would be lost in it.
+    void* reuse(size_t needed) {
+        const std::lock_guard<std::mutex> lock(mutex);
+        auto best = freed.end();
+        for (auto it = freed.begin(); it != freed.end(); ++it) {
+            const size_t size = size_of(*it);
+            if (size >= needed && size <= needed + needed / 4 && (best == freed.end() || size <= size_of(*best))) {
+                best = it;
+            }
+        }
+        if (best == freed.end()) {
+            return nullptr;
+        }
+        void* block = *best;
+        cached -= size_of(block);
+        freed.erase(best);
+        return block;
+    }
+
+    // Straight from the system, and not from glibc, which would learn to take blocks of this size from its heaps. No huge
+    // pages: on virtual machines clearing them took twice as long.
+    static void* map(size_t size) {
+        void* block = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (block == MAP_FAILED) {
+            return nullptr;
+        }
+        static_cast<Header*>(block)->taken = size;
+        return block;
+    }
+
+    static void give(void* data);
+
+    void keep(void* block) {
+        const size_t size = size_of(block);
+        if (size < LARGE) {
+            std::free(block);
+            return;
+        }
+        const std::lock_guard<std::mutex> lock(mutex);
+        try {
+            freed.push_back(block);
+        } catch (const std::bad_alloc&) {
+            munmap(block, size);
+            return;
+        }
+        cached += size;
+        // Not much more than is in use at the peak anyway.
+        while (!freed.empty() && cached + current > peak + peak / 2) {
+            drop_oldest();
+        }
+    }
+};
+
+HostAllocator& host() {
+    // Never destroyed: tensors may outlive everything.
+    static auto* const allocator = new HostAllocator;
+    return *allocator;
+}
+
+void HostAllocator::give(void* data) {
+    if (data == nullptr) {
+        return;
+    }
+    void* block = static_cast<char*>(data) - LINE;
+    host().current -= static_cast<Header*>(block)->asked;
+    host().keep(block);
+}
+
+// CUDA's allocator, if libtorch's CUDA half has been loaded.
+c10::DeviceAllocator* cuda() {
+    return dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));
+}
+
+constexpr size_t ALL = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+
+// Runs `work` and keeps exceptions out of Rust: `otherwise` is the answer then.
+template <typename Work, typename Answer>
+Answer quietly(Work work, Answer otherwise) noexcept {
+    try {
+        return work();
+    } catch (...) {
+        return otherwise;
+    }
+}
+
+} // namespace
+
+// Devices are numbers here: -1 is the CPU, others are CUDA's.
+extern "C" {
+
+void torchvideo_memory_install() noexcept {
+    quietly([] { c10::SetCPUAllocator(&host(), 1); return 0; }, 0);
+}
+
+uint64_t torchvideo_memory_current(int device) noexcept {
+    if (device < 0) {
+        return host().current;
+    }
+    return quietly([=] { return uint64_t(cuda()->getDeviceStats(device).allocated_bytes[ALL].current); }, uint64_t{0});
+}
+
+uint64_t torchvideo_memory_peak(int device) noexcept {
+    if (device < 0) {
+        return host().peak;
+    }
+    return quietly([=] { return uint64_t(cuda()->getDeviceStats(device).allocated_bytes[ALL].peak); }, uint64_t{0});
+}
+
+void torchvideo_memory_reset_peak(int device) noexcept {
+    if (device < 0) {
+        host().reset_peak();
+    } else {
+        quietly([=] { cuda()->resetPeakStats(device); return 0; }, 0);
+    }
+}
+
+// Bytes that are held for tensors to come.
+uint64_t torchvideo_memory_cached(int device) noexcept {
+    if (device < 0) {
+        return host().cached;
+    }
+    return quietly(
+        [=] {
+            const auto stats = cuda()->getDeviceStats(device);
+            return uint64_t(stats.reserved_bytes[ALL].current - stats.allocated_bytes[ALL].current);
+        },
+        uint64_t{0});
+}
+
+// Bytes of a CUDA device that nobody holds; 0 if it can't be told.
+uint64_t torchvideo_memory_free(int device) noexcept {
+    return quietly([=] { return uint64_t(cuda()->getMemoryInfo(device).first); }, uint64_t{0});
+}
+
+void torchvideo_memory_release_cached(int device) noexcept {
+    if (device < 0) {
+        host().release_cached();
+    } else {
+        quietly([] { cuda()->emptyCache(); return 0; }, 0);
+    }
+}
+
+void torchvideo_memory_limit(uint64_t bytes) noexcept {
+    host().limit = bytes;
+}
+
+} // extern "C"
