@@ -10,15 +10,15 @@ use tch::{Device, Kind, Tensor};
 
 use super::clip::ClipVision;
 use super::denoiser::Denoiser;
-use super::folder::{ModelInfo, Network, Preprocessor, Source};
 use super::noise::Noise;
+use super::source::{ModelInfo, Network, Preprocessor, Source};
 use super::unet::UNet;
 use super::vae::Vae;
 use super::{Params, guider, sampler, schedule};
-use crate::engine::cache::{Cache, Key};
+use crate::engine::cache::Cache;
 use crate::engine::device::kind_name;
 use crate::engine::image::Frame;
-use crate::engine::weights::{Scope, Weights};
+use crate::engine::weights::{LoadProgress, Scope, Weights};
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result};
 
@@ -49,35 +49,51 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads the model in `folder` to `device` in `kind`.
+    /// Loads the model at `path` to `device` in `kind`.
     ///
     /// # Errors
-    /// Those of [`inspect`] and of [`Weights::finish`]; [`Error::Cancelled`] soon after the token is set.
-    pub fn load(folder: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
-        let source = Source::open(folder)?;
-        fn network<T>(weights: Result<Weights>, build: impl FnOnce(Scope) -> T) -> Result<T> {
-            let weights = weights?;
+    /// Those of [`Source::open`] and [`Self::from_source`].
+    pub fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        Self::from_source(&Source::open(path, None)?, device, kind, cancel, &LoadProgress::default())
+    }
+
+    /// Loads a model to `device` in `kind`, and counts what has been loaded.
+    ///
+    /// # Errors
+    /// Those of [`Source::weights`] and [`Weights::finish`]; [`Error::Cancelled`] soon after the token is set.
+    pub fn from_source(
+        source: &Source,
+        device: Device,
+        kind: Kind,
+        cancel: &Cancel,
+        progress: &LoadProgress,
+    ) -> Result<Self> {
+        fn network<T>(weights: Weights, build: impl FnOnce(Scope) -> T) -> Result<T> {
             let network = build(weights.root());
             weights.finish().map(|()| network)
         }
-        let weights = |network| source.weights(network, device, kind, cancel);
+        // All at once, so that all bytes are known before the first is read.
+        let open = |network| source.weights(network, device, kind, cancel).map(|weights| weights.counted_by(progress));
+        let (clip, unet, vae) = (open(Network::ImageEncoder)?, open(Network::Unet)?, open(Network::Vae)?);
         let info = &source.info;
         Ok(Self {
-            clip: network(weights(Network::ImageEncoder), |scope| ClipVision::new(scope, &info.clip))?,
-            unet: network(weights(Network::Unet), |scope| UNet::new(scope, &info.unet))?,
-            vae: network(weights(Network::Vae), |scope| Vae::new(scope, &info.vae))?,
-            info: source.info,
+            clip: network(clip, |scope| ClipVision::new(scope, &info.clip))?,
+            unet: network(unet, |scope| UNet::new(scope, &info.unet))?,
+            vae: network(vae, |scope| Vae::new(scope, &info.vae))?,
+            info: info.clone(),
             device,
             kind,
         })
     }
 
-    /// The worker that owns the model in `folder` on `device` in `kind`; loads it in the background, if nobody has.
-    pub fn shared(folder: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+    /// The worker that owns the model of `source` on `device` in `kind`; loads it in the background, if nobody has.
+    pub fn shared(source: &Source, device: Device, kind: Kind) -> Arc<Worker<Self>> {
         static MODELS: Cache<Model> = Cache::new();
-        MODELS.get(Key::new(folder, device, kind), || {
-            let folder = folder.to_path_buf();
-            Worker::spawn("torchvideo-svd", move |cancel| Self::load(&folder, device, kind, cancel))
+        MODELS.get(source.key(device, kind), || {
+            let source = source.clone();
+            Worker::spawn("torchvideo-svd", move |loading| {
+                Self::from_source(&source, device, kind, &loading.cancel, &loading.progress)
+            })
         })
     }
 }

@@ -10,7 +10,7 @@ mod transformer;
 use tch::Tensor;
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
-pub use self::config::Config;
+pub use self::config::{Config, OneOrEach};
 use crate::engine::Result;
 use crate::engine::nn::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal};
 use crate::engine::weights::Scope;
