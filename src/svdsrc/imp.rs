@@ -17,7 +17,7 @@ use super::clip::{Clip, Next};
 use super::settings::{self, Plan, Settings};
 use crate::engine::device::{DeviceChoice, kind_name};
 use crate::engine::image::Frame;
-use crate::engine::svd::{self, Model, Params};
+use crate::engine::svd::{Model, Params, Source};
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{self, Error};
 use crate::progress::Progress;
@@ -109,8 +109,8 @@ impl SvdSrc {
             }
         };
         folder.metadata().map_err(|err| error(Error::io(&folder, err)))?;
-        let recommended = svd::inspect(&folder).map_err(error)?.recommended;
-        let plan = settings.plan(&recommended).map_err(error)?;
+        let source = Source::open(&folder, None).map_err(error)?;
+        let plan = settings.plan(&source.info.recommended).map_err(error)?;
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
         let device = choice.resolve().map_err(error)?;
         let kind = settings.precision().kind(device);
@@ -120,7 +120,7 @@ impl SvdSrc {
         let name = name_of(&folder);
         let closing = Cancel::default();
         let load = Progress::start(self.element(), "load-model", format!("Loading {name}"), &closing);
-        let worker = Model::shared(&folder, device, kind);
+        let worker = Model::shared(&source, device, kind);
         // The first job comes when the model is loaded. If it can't be, the clip's job says why.
         let token = closing.clone();
         drop(worker.submit(move |_| {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use tch::{Device, Kind};
 
 use super::clip::ClipVision;
-use super::folder::{ModelInfo, Network, Source};
+use super::source::{ModelInfo, Network, Source};
 use super::strategy::{Stage, Strategy};
 use super::unet::UNet;
 use super::vae::Vae;
-use crate::engine::cache::{Cache, Key};
-use crate::engine::weights::Scope;
+use crate::engine::cache::Cache;
+use crate::engine::weights::{LoadProgress, Scope, Weights};
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result, memory};
 
@@ -42,13 +42,18 @@ impl<T> Slot<T> {
     pub fn get(&mut self, source: &Source, device: Device, kind: Kind, cancel: &Cancel) -> Result<&T> {
         self.keep(kind);
         if self.loaded.is_none() {
-            let weights = source.weights(self.which, device, kind, cancel)?;
-            let network = (self.build)(weights.root(), &source.info);
-            let numbers: i64 = weights.wanted().values().map(|shape| shape.iter().product::<i64>()).sum();
-            weights.finish()?;
-            self.loaded = Some(Loaded { network, kind, bytes: numbers as u64 * kind.elt_size_in_bytes() as u64 });
+            self.fill(source.weights(self.which, device, kind, cancel)?, &source.info)?;
         }
         Ok(&self.loaded.as_ref().expect("it was loaded").network)
+    }
+
+    fn fill(&mut self, weights: Weights, info: &ModelInfo) -> Result<()> {
+        let network = (self.build)(weights.root(), info);
+        let kind = weights.kind();
+        let numbers: i64 = weights.wanted().values().map(|shape| shape.iter().product::<i64>()).sum();
+        weights.finish()?;
+        self.loaded = Some(Loaded { network, kind, bytes: numbers as u64 * kind.elt_size_in_bytes() as u64 });
+        Ok(())
     }
 
     /// Empties the place, unless the network in it is in `kind`.
@@ -101,15 +106,28 @@ pub(super) struct Timing {
 }
 
 impl Model {
-    /// Loads the model in `folder` to `device` in `kind`: all its networks where there is room for them, else none of
-    /// them, and each when it is needed.
+    /// Loads the model at `path` to `device` in `kind`.
     ///
     /// # Errors
-    /// Those of [`inspect`](super::inspect) and [`Weights::finish`](crate::engine::weights::Weights::finish);
-    /// [`Error::Cancelled`] soon after the token is set.
-    pub fn load(folder: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+    /// Those of [`Source::open`] and [`Self::from_source`].
+    pub fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        Self::from_source(&Source::open(path, None)?, device, kind, cancel, &LoadProgress::default())
+    }
+
+    /// Loads a model to `device` in `kind`, and counts what has been loaded: all its networks where there is room for
+    /// them, else none of them, and each when it is needed.
+    ///
+    /// # Errors
+    /// Those of [`Source::weights`] and [`Weights::finish`]; [`Error::Cancelled`] soon after the token is set.
+    pub fn from_source(
+        source: &Source,
+        device: Device,
+        kind: Kind,
+        cancel: &Cancel,
+        progress: &LoadProgress,
+    ) -> Result<Self> {
         let mut model = Self {
-            source: Source::open(folder)?,
+            source: source.clone(),
             device,
             kind,
             clip: Slot::empty(Network::ImageEncoder, |scope, info| ClipVision::new(scope, &info.clip)),
@@ -117,19 +135,22 @@ impl Model {
             vae: Slot::empty(Network::Vae, |scope, info| Vae::new(scope, &info.vae)),
             timings: HashMap::new(),
         };
-        match model.load_all(cancel) {
+        match model.fill(cancel, progress) {
             Err(Error::OutOfMemory(_)) => model.unload(),
-            loaded => loaded?,
+            filled => filled?,
         }
         Ok(model)
     }
 
-    fn load_all(&mut self, cancel: &Cancel) -> Result<()> {
-        let Self { source, device, kind, clip, unet, vae, .. } = self;
-        clip.get(source, *device, *kind, cancel)?;
-        unet.get(source, *device, *kind, cancel)?;
-        vae.get(source, *device, *kind, cancel)?;
-        Ok(())
+    fn fill(&mut self, cancel: &Cancel, progress: &LoadProgress) -> Result<()> {
+        let Self { source, device, kind, .. } = self;
+        // All at once, so that all bytes are known before the first is read.
+        let open =
+            |network| source.weights(network, *device, *kind, cancel).map(|weights| weights.counted_by(progress));
+        let [clip, unet, vae] = [Network::ImageEncoder, Network::Unet, Network::Vae].map(open);
+        self.clip.fill(clip?, &source.info)?;
+        self.unet.fill(unet?, &source.info)?;
+        self.vae.fill(vae?, &source.info)
     }
 
     fn unload(&mut self) {
@@ -164,12 +185,14 @@ impl Model {
         self.vae.keep(self.kind);
     }
 
-    /// The worker that owns the model in `folder` on `device` in `kind`; loads it in the background, if nobody has.
-    pub fn shared(folder: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+    /// The worker that owns the model of `source` on `device` in `kind`; loads it in the background, if nobody has.
+    pub fn shared(source: &Source, device: Device, kind: Kind) -> Arc<Worker<Self>> {
         static MODELS: Cache<Model> = Cache::new();
-        MODELS.get(Key::new(folder, device, kind), || {
-            let folder = folder.to_path_buf();
-            Worker::spawn("torchvideo-svd", move |cancel| Self::load(&folder, device, kind, cancel))
+        MODELS.get(source.key(device, kind), || {
+            let source = source.clone();
+            Worker::spawn("torchvideo-svd", move |loading| {
+                Self::from_source(&source, device, kind, &loading.cancel, &loading.progress)
+            })
         })
     }
 }

@@ -11,9 +11,9 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::denoiser::Denoiser;
-use super::folder::Preprocessor;
 use super::model::{Model, Timed, Timing};
 use super::noise::Noise;
+use super::source::Preprocessor;
 use super::strategy::{Estimate, Planner, Stage, Strategy, plan};
 use super::{DecodeMode, Params, guider, sampler, schedule};
 use crate::engine::device::{DeviceChoice, kind_name};

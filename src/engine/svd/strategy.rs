@@ -9,8 +9,8 @@ use std::hash::Hash;
 use tch::{Device, Kind};
 
 use super::cost::{self, Prediction};
-use super::folder::ModelInfo;
 use super::sketch::Cost;
+use super::source::ModelInfo;
 use super::speed::Speed;
 use super::{DecodeMode, Params};
 use crate::engine::{Error, Result};

@@ -10,8 +10,8 @@ mod transformer;
 use tch::Tensor;
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
-pub use self::config::Config;
 pub(super) use self::config::Level;
+pub use self::config::{Config, OneOrEach};
 use crate::engine::Result;
 use crate::engine::nn::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal};
 use crate::engine::weights::Scope;
