@@ -55,14 +55,14 @@ impl<M: 'static> Cache<M> {
 
     /// The worker for `key`; `spawn` starts it if there is none, or one whose model could not be loaded: the reason may
     /// be gone.
-    pub fn get(&self, key: Key, spawn: impl FnOnce() -> Worker<M>) -> Arc<Worker<M>> {
+    pub fn get(&self, key: Key, spawn: impl FnOnce() -> Arc<Worker<M>>) -> Arc<Worker<M>> {
         let mut cache = self.0.lock().unwrap();
         let workers = cache.get_or_insert_default();
         workers.retain(|_, worker| worker.strong_count() > 0);
         if let Some(worker) = workers.get(&key).and_then(Weak::upgrade).filter(|worker| !worker.has_failed()) {
             return worker;
         }
-        let worker = Arc::new(spawn());
+        let worker = spawn();
         workers.insert(key, Arc::downgrade(&worker));
         worker
     }
@@ -78,6 +78,7 @@ impl<M: 'static> Default for Cache<M> {
 mod tests {
     use super::*;
     use crate::engine::Error;
+    use std::sync::mpsc;
 
     #[test]
     fn equal_keys_share_a_worker_while_it_is_held() {
@@ -93,6 +94,26 @@ mod tests {
         drop(first);
         assert!(weak.upgrade().is_none());
         get("a", Kind::Float);
+    }
+
+    #[test]
+    fn a_model_in_the_middle_of_a_job_is_not_loaded_twice() {
+        let cache = Cache::<u8>::new();
+        let key = || Key::new(Path::new("a"), Device::Cpu, Kind::Float);
+        let worker = cache.get(key(), || Worker::spawn("test", |_| Ok(0)));
+        let ((begun, has_begun), (end, may_end)) = (mpsc::channel(), mpsc::channel::<()>());
+        let reply = worker.submit(move |model| {
+            begun.send(()).unwrap();
+            may_end.recv().unwrap();
+            *model += 1;
+            Ok(())
+        });
+        has_begun.recv().unwrap();
+        drop(worker);
+        let worker = cache.get(key(), || unreachable!("it is there"));
+        end.send(()).unwrap();
+        reply.wait().unwrap();
+        assert_eq!(worker.submit(|model| Ok(*model)).wait().unwrap(), 1);
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub struct Loading {
     has_failed: Arc<AtomicBool>,
 }
 
-/// A handle to the thread that owns a model. The thread ends, and frees the model, when the handle is dropped.
+/// A handle to the thread that owns a model. The thread ends, and frees the model, when the last clone of the handle is
+/// dropped and the job that began before has ended: until then, whoever wants the model can still have it.
 pub struct Worker<M> {
     jobs: mpsc::Sender<Job<M>>,
     loading: Loading,
@@ -61,7 +62,7 @@ impl<M: 'static> Worker<M> {
     /// Starts a thread called `name` that loads a model and then waits for jobs. Returns at once; jobs can be sent
     /// right away. A model that fails to load answers every job with that error. `load` gets a token that is set when
     /// the handle is dropped.
-    pub fn spawn(name: &str, load: impl FnOnce(&Loading) -> Result<M> + Send + 'static) -> Self {
+    pub fn spawn(name: &str, load: impl FnOnce(&Loading) -> Result<M> + Send + 'static) -> Arc<Self> {
         let (jobs, queue) = mpsc::channel::<Job<M>>();
         let loading = Loading::default();
         let told = loading.clone();
@@ -86,13 +87,18 @@ impl<M: 'static> Worker<M> {
                 drop(model);
             })
             .expect("the system gives no more threads");
-        Self { jobs, loading }
+        Arc::new(Self { jobs, loading })
     }
 
     /// Sends a job to the model's thread. Jobs run one after the other, in the order in which they were sent.
-    pub fn submit<R: Send + 'static>(&self, job: impl FnOnce(&mut M) -> Result<R> + Send + 'static) -> Reply<R> {
+    pub fn submit<R: Send + 'static>(
+        self: &Arc<Self>,
+        job: impl FnOnce(&mut M) -> Result<R> + Send + 'static,
+    ) -> Reply<R> {
         let (answer, reply) = mpsc::sync_channel(1);
+        let handle = Arc::downgrade(self);
         let job: Job<M> = Box::new(move |model| {
+            let _handle = handle.upgrade();
             let result = match model {
                 Ok(model) => guarded(|| job(model)),
                 Err(err) => Err(err.clone()),
@@ -222,8 +228,11 @@ impl Drop for Busy {
 fn finish_before_exit() {
     extern "C" fn wait() {
         EXITING.store(true, Ordering::Relaxed);
+        const PATIENCE: Duration = Duration::from_secs(60);
         let busy = BUSY.lock().unwrap();
-        drop(IDLE.wait_while(busy, |busy| *busy > 0));
+        if IDLE.wait_timeout_while(busy, PATIENCE, |busy| *busy > 0).is_ok_and(|(_, wait)| wait.timed_out()) {
+            eprintln!("torchvideo: a computation has not ended within {} s of the program's end", PATIENCE.as_secs());
+        }
     }
     // SAFETY: registers a function that stays loaded: GStreamer never unloads a plugin.
     unsafe { libc::atexit(wait) };

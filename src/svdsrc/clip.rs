@@ -44,7 +44,7 @@ impl Clip {
     /// Sends the clip's job to `worker`. Frames that were given before, `skip` of them, are left out. `progress` is
     /// called on the worker's thread when the job begins.
     pub fn begin(
-        worker: &Worker<Model>,
+        worker: &Arc<Worker<Model>>,
         keyframe: Arc<Frame>,
         params: Params,
         skip: usize,
