@@ -14,6 +14,7 @@ mod params;
 mod pipeline;
 pub mod sampler;
 pub mod schedule;
+mod store;
 pub mod unet;
 pub mod vae;
 

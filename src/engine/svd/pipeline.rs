@@ -13,14 +13,17 @@ use super::denoiser::Denoiser;
 use super::folder::{ModelInfo, Network, Preprocessor, Source};
 use super::noise::Noise;
 use super::unet::UNet;
-use super::vae::Vae;
-use super::{Params, guider, sampler, schedule};
+use super::vae::{Decoding, Keep, Vae};
+use super::{DecodeMode, Params, guider, sampler, schedule};
 use crate::engine::cache::{Cache, Key};
 use crate::engine::device::kind_name;
 use crate::engine::image::Frame;
 use crate::engine::weights::{Scope, Weights};
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result};
+
+/// Frames that are decoded at once where nothing else is said.
+const CHUNK: i64 = 2;
 
 /// What happens while a clip is made.
 #[derive(Debug, Clone)]
@@ -33,6 +36,11 @@ pub enum Event {
         step: i64,
         /// All steps.
         steps: i64,
+    },
+    /// This much of the decoding is done; told when it is a whole number more, from 1 to 100.
+    Decoding {
+        /// Of 100.
+        percent: i64,
     },
     /// Frames have been decoded: the next of the clip, in order.
     Decoded(Vec<Frame>),
@@ -147,14 +155,33 @@ pub fn generate(
         },
     )?;
 
-    let chunk = if params.decode_chunk_size == 0 { frames } else { params.decode_chunk_size };
-    for latents in latents.squeeze_dim(0).split(chunk, 0) {
-        let decoded = model.vae.decode(&latents, cancel)?;
-        finite(&decoded, "decoding", kind)?;
+    let latents = latents.squeeze_dim(0);
+    let how = decoding(params);
+    let mut told = 0;
+    let decoded = model.vae.decode(&latents, &how, cancel, &mut |share| {
+        let percent = (100.0 * share) as i64;
+        if percent > told {
+            told = percent;
+            report(Event::Decoding { percent });
+        }
+    })?;
+    finite(&decoded, "decoding", kind)?;
+    for frames in decoded.split(how.chunk, 0) {
         cancel.check()?;
-        report(Event::Decoded(Frame::from_tensor(&(decoded.to_kind(Kind::Float) / 2.0 + 0.5))?));
+        report(Event::Decoded(Frame::from_tensor(&(frames.to_kind(Kind::Float) / 2.0 + 0.5))?));
     }
     Ok(())
+}
+
+/// How a clip is decoded.
+fn decoding(params: &Params) -> Decoding {
+    let chunk = match (params.decode_chunk_size, params.decode_mode) {
+        (0, DecodeMode::Reference) => params.num_frames,
+        (0, DecodeMode::Exact) => CHUNK,
+        (chunk, _) => chunk,
+    };
+    let chunk = chunk.min(params.num_frames);
+    Decoding { chunk, mode: params.decode_mode, keep: Keep::Device, two_pass: false }
 }
 
 /// [`Error::NonFinite`] if any number of `x` is NaN or infinite.
