@@ -74,7 +74,7 @@ fn clip_preprocessing() {
 }
 
 #[test]
-fn vae_both_ways() {
+fn vae_encoder() {
     let go = &Cancel::default();
     for file in ["svd/vae", "svd/vae2"] {
         let fixture = Fixture::open(file);
@@ -89,16 +89,6 @@ fn vae_both_ways() {
             &fixture.tensor("mode"),
             TOLERANCE,
         );
-        let latents = fixture.input("vae.latents") * config.scaling_factor;
-        assert_close(
-            &format!("{file} decode"),
-            &vae.decode(&latents, go).unwrap(),
-            &fixture.tensor("decoded"),
-            TOLERANCE,
-        );
-        let chunks: Vec<_> = latents.split(2, 0).iter().map(|chunk| vae.decode(chunk, go).unwrap()).collect();
-        let chunks = Tensor::cat(&chunks, 0);
-        assert_close(&format!("{file} decode in chunks"), &chunks, &fixture.tensor("decoded_chunks_2"), TOLERANCE);
     }
 }
 
@@ -214,6 +204,7 @@ fn whole_pipeline() {
                 Event::Step { step, steps, .. } => events.push(format!("{step}/{steps}")),
                 Event::Encoded => events.push("encoded".into()),
                 Event::Planned(..) => events.push("planned".into()),
+                Event::Decoding { .. } => {}
                 Event::Warning(text) => panic!("{text}"),
             },
         )
@@ -265,9 +256,6 @@ fn half_precision_is_close() {
             &fixture.tensor("mode"),
             TOLERANCE,
         );
-        let decoded = vae.decode(&(fixture.input("vae.latents") * config.scaling_factor), go).unwrap();
-        assert_eq!(decoded.kind(), kind);
-        assert_close(&format!("VAE in {kind:?}"), &decoded, &fixture.tensor("decoded"), tolerance);
     }
 }
 
@@ -325,7 +313,6 @@ fn networks_end_between_layers() {
     let fixture = Fixture::open("svd/vae2");
     let vae = vae::Vae::new(weights(&fixture).root(), &fixture.parse("config"));
     assert!(matches!(vae.encode(&fixture.input("vae.picture"), &set), Err(Error::Cancelled)));
-    assert!(matches!(vae.decode(&fixture.input("vae.latents"), &set), Err(Error::Cancelled)));
     let fixture = Fixture::open("svd/unet_b");
     let unet = unet::UNet::new(weights(&fixture).root(), &fixture.parse("config"));
     let context = fixture.input("unet.encoder_hidden_states");

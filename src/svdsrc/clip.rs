@@ -121,6 +121,7 @@ impl Sender {
             Event::Step { step, steps, .. } => {
                 progress.update(&format!("Denoising step {step} of {steps} ({} %)", 100 * step / steps.max(1)));
             }
+            Event::Decoding { percent } => progress.update(&format!("Decoding {percent} %")),
             Event::Decoded(frames) => {
                 self.decoded += frames.len() as i64;
                 let skipped = self.skip.min(frames.len());

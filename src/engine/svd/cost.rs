@@ -6,8 +6,10 @@
 use tch::{Device, Kind};
 
 use super::sketch::{Cost, Layout, Sketch, Walk};
+use super::store::{spans, strips};
 use super::unet::{self, Level};
-use super::{clip, vae};
+use super::vae::{self, Decoding, Keep};
+use super::{DecodeMode, clip};
 
 /// Preparing a picture of `width` x `height` for the tower, on the CPU, and embedding it.
 pub fn clip(config: &clip::Config, device: Device, kind: Kind, width: i64, height: i64) -> Cost {
@@ -62,30 +64,101 @@ pub fn vae_encoder(config: &vae::Config, device: Device, kind: Kind, width: i64,
     walk.cost()
 }
 
-/// Decoding latents of `frames` of `h` x `w`, `chunk` at a time, with the decoder's weights.
-pub fn vae_decoder(config: &vae::Config, device: Device, kind: Kind, [frames, h, w]: [i64; 3], chunk: i64) -> Cost {
+/// Decoding latents of `frames` of `h` x `w`, with the decoder's weights.
+pub fn vae_decoder(config: &vae::Config, device: Device, kind: Kind, [frames, h, w]: [i64; 3], how: &Decoding) -> Cost {
+    if how.mode == DecodeMode::Reference && how.chunk < frames {
+        // One clip of a chunk's length after the other; their pictures wait for the last one.
+        let clips = (frames + how.chunk - 1) / how.chunk;
+        let one = vae_decoder(config, device, kind, [how.chunk, h, w], how);
+        let pictures = 3 * frames * h * w * config.factor().pow(2) * kind.elt_size_in_bytes() as i64;
+        return Cost { peak: one.peak + pictures as u64, ..one.repeated(clips) };
+    }
     let walk = Walk::new(device, kind);
-    let channels: Vec<_> = config.block_out_channels.iter().rev().copied().collect();
-    let latents = walk.tensor(chunk.min(frames), config.latent_channels, h, w);
-    let mut x = latents.conv(channels[0], 9, 1);
-    for i in 0..config.layers_per_block {
-        if i == 1 {
-            x = pixel_attention(&x);
-        }
-        x = res_block(&x, channels[0], None, 1);
+    let spans: Vec<_> = spans(frames, how.chunk).into_iter().map(|span| span.end - span.start).collect();
+    let on_host = how.keep == Keep::Host && device.is_cuda();
+    let latents = walk.tensor(frames, config.latent_channels, h, w);
+    let mut pieces: Vec<_> =
+        spans.iter().map(|&n| latents.view([n, config.latent_channels, h, w], Layout::Plain)).map(Some).collect();
+    let (mut h, mut w, mut c) = (h, w, config.latent_channels);
+    for (i, shape) in config.shapes().into_iter().enumerate() {
+        let (inputs, outputs) = (shape.inputs, shape.outputs);
+        let [rows, columns] = [latents.h * shape.side, latents.w * shape.side];
+        for_each(&walk, &spans, &mut pieces, |n, place| {
+            // From the host come its tiles, and of them the whole.
+            let x = place.clone().unwrap_or_else(|| walk.tensor(n, c, h, w).map());
+            let x = match (i, shape.before) {
+                (0, _) => x.conv(inputs, 9, 1),
+                (1, Some(_)) if config.layers_per_block > 1 => pixel_attention(&x),
+                (_, Some(_)) => x.resized(rows, columns).conv(inputs, 9, 1),
+                (_, None) => x,
+            };
+            let x = spatial_block(&x, outputs, None).contiguous();
+            x.change();
+            *place = (!on_host).then_some(x);
+        });
+        (h, w, c) = (rows, columns, outputs);
+        temporal_block(&walk, [frames, outputs, h * w], spans.len(), how, on_host, None);
     }
-    for (level, &outputs) in channels.iter().enumerate() {
-        for _ in 0..=config.layers_per_block {
-            x = res_block(&x, outputs, None, 1);
-        }
-        if level + 1 < channels.len() {
-            x = x.resized(2 * x.h, 2 * x.w).conv(outputs, 9, 1);
+    let pictures = walk.tensor(frames + 2, 3, h, w);
+    for_each(&walk, &spans, &mut pieces, |n, place| {
+        let x = place.clone().unwrap_or_else(|| walk.tensor(n, c, h, w).map());
+        let normed = x.norm();
+        normed.change();
+        normed.conv(3, 9, 1);
+    });
+    pieces.clear();
+    walk.weights(3 * 3 * 3 + 3);
+    pictures.map();
+    walk.cost()
+}
+
+/// Does the `work` for pieces of so many frames. Layers run once for each piece, and have their weights only once.
+fn for_each<'a>(
+    walk: &Walk,
+    spans: &[i64],
+    pieces: &mut [Option<Sketch<'a>>],
+    mut work: impl FnMut(i64, &mut Option<Sketch<'a>>),
+) {
+    for (i, (&n, place)) in spans.iter().zip(pieces).enumerate() {
+        let before = walk.cost();
+        work(n, place);
+        if i > 0 {
+            walk.forget_weights_since(before);
         }
     }
-    let x = x.norm().map().conv(3, 9, 1);
-    temporal_conv(&x);
-    // All chunks, one after the other.
-    Cost { peak: walk.cost().peak, ..walk.cost().repeated((frames + chunk - 1) / chunk) }
+}
+
+/// The temporal block of a residual block, in as many strips as there are pieces: (frames, channels, pixels).
+fn temporal_block(
+    walk: &Walk,
+    [frames, c, pixels]: [i64; 3],
+    pieces: usize,
+    how: &Decoding,
+    on_host: bool,
+    time: Option<i64>,
+) {
+    walk.weights(2 * (2 * c + 3 * c * c + c) + 1 + time.map_or(0, |time| time * c + c));
+    let widths: Vec<_> = strips(pixels, pieces).into_iter().map(|strip| strip.end - strip.start).collect();
+    let keeps = !how.two_pass || pieces == 1;
+    let mut kept = Vec::new();
+    let scratch = walk.tensor(frames + 2, c, 1, widths[0]);
+    for pass in [0, 1] {
+        for &width in &widths {
+            let _x = (pieces > 1).then(|| walk.tensor(frames, c, 1, width));
+            let _tiles = on_host.then(|| walk.tensor(frames, c, 1, width));
+            let hidden = (pass == 0 || !keeps).then(|| walk.tensor(frames + 2, c, 1, width));
+            let halves = if pass == 1 && !keeps { 2 } else { 1 };
+            for _ in 0..halves {
+                // The norm's moments, the norm, the activation, the product.
+                scratch.change();
+                scratch.change();
+                scratch.multiply(3 * c * c, frames * width);
+            }
+            if pass == 0 && keeps {
+                kept.extend(hidden);
+            }
+        }
+    }
 }
 
 /// What one prediction is asked for.
@@ -213,48 +286,33 @@ fn pixel_attention<'a>(x: &Sketch<'a>) -> Sketch<'a> {
     attended.linear(x.c, true).map()
 }
 
-/// A spatial block, a temporal one, and the two blended.
+/// A spatial block, then, clip by clip and in place, a temporal one.
 fn res_block<'a>(x: &Sketch<'a>, outputs: i64, time: Option<i64>, clips: i64) -> Sketch<'a> {
-    let spatial = spatial_block(x, outputs, time);
-    let (n, h, w) = (spatial.n, spatial.h, spatial.w);
-    let spatial = spatial.copy().view([clips, outputs, n / clips, h * w], Layout::Plain);
-    let temporal = {
-        let normed = spatial.norm();
-        let hidden = temporal_conv(&normed.map());
-        drop(normed);
-        if let Some(time) = time {
-            x.walk().weights(time * outputs + outputs);
-            hidden.change();
-        }
-        let normed = hidden.norm();
-        let silu = normed.map();
-        let outcome = temporal_conv(&silu);
-        outcome.map()
-    };
-    x.walk().weights(1);
-    let frames = temporal.map().view([n, outputs, h, w], Layout::Scattered);
-    if clips == 1 { frames } else { frames.copy() }
-}
-
-/// (clips, c, frames, pixels) -> the same shape.
-fn temporal_conv<'a>(x: &Sketch<'a>) -> Sketch<'a> {
-    x.conv(x.c, 3, 1)
+    let x = spatial_block(x, outputs, time).contiguous();
+    let before = x.walk().cost();
+    let whole = Decoding { chunk: x.n, mode: DecodeMode::Exact, keep: Keep::Device, two_pass: false };
+    temporal_block(x.walk(), [x.n / clips, outputs, x.h * x.w], 1, &whole, false, time);
+    x.walk().repeat_since(before, clips);
+    x
 }
 
 /// Two convolutions with norms before them, as a residual.
 fn spatial_block<'a>(x: &Sketch<'a>, outputs: i64, time: Option<i64>) -> Sketch<'a> {
-    let hidden = {
-        let normed = x.norm();
-        normed.map().conv(outputs, 9, 1)
-    };
+    let mut hidden = x.norm();
+    hidden.change();
+    hidden = hidden.conv(outputs, 9, 1);
     if let Some(time) = time {
         x.walk().weights(time * outputs + outputs);
         hidden.change();
     }
-    let normed = hidden.norm();
-    let outcome = normed.map().conv(outputs, 9, 1);
-    drop(normed);
-    if x.c == outputs { outcome.map() } else { x.conv(outputs, 1, 1).map() }
+    hidden = hidden.norm();
+    hidden.change();
+    hidden = hidden.conv(outputs, 9, 1);
+    if x.c != outputs {
+        x.conv(outputs, 1, 1);
+    }
+    hidden.change();
+    hidden
 }
 
 /// Two linear layers with a SiLU between them: their activations are too small to count.

@@ -22,6 +22,7 @@ mod single_file;
 mod sketch;
 mod source;
 mod speed;
+mod store;
 mod strategy;
 pub mod unet;
 pub mod vae;

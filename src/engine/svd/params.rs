@@ -69,7 +69,7 @@ pub enum GuidanceShape {
 }
 
 /// How a clip that is decoded in chunks is put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum DecodeMode {
     /// As if it were decoded at once, whatever the chunks.
     #[default]

@@ -15,7 +15,7 @@ use super::model::{Model, Timed, Timing};
 use super::noise::Noise;
 use super::source::Preprocessor;
 use super::strategy::{Estimate, Planner, Stage, Strategy, plan};
-use super::{DecodeMode, Params, guider, sampler, schedule};
+use super::{Params, guider, sampler, schedule};
 use crate::engine::device::{DeviceChoice, kind_name};
 use crate::engine::image::Frame;
 use crate::engine::worker::{Cancel, guarded};
@@ -36,6 +36,11 @@ pub enum Event {
         steps: i64,
         /// Until the clip is done, as far as the steps so far can tell.
         seconds_left: f64,
+    },
+    /// This much of the decoding is done; told when it is a whole number more, from 1 to 100.
+    Decoding {
+        /// Of 100.
+        percent: i64,
     },
     /// Frames have been decoded: the next of the clip, in order.
     Decoded(Vec<Frame>),
@@ -169,14 +174,12 @@ impl Making<'_> {
 
         let start = Instant::now();
         let latents = latents.squeeze_dim(0);
-        let together = match self.params.decode_mode {
-            DecodeMode::Exact => frames,
-            DecodeMode::Reference => self.strategy.decode_chunk,
-        };
-        for latents in latents.split(together, 0) {
-            let pictures = self.attempt(Stage::Decode, |making| making.decode(&latents))?;
-            (self.report)(Event::Decoded(pictures));
+        let pictures = self.attempt(Stage::Decode, |making| making.decode(&latents))?;
+        for frames in pictures.split(self.strategy.decoding.chunk, 0) {
+            cancel.check()?;
+            (self.report)(Event::Decoded(pictures_of(&frames)?));
         }
+        drop(pictures);
         let decode = start.elapsed().as_secs_f64();
 
         let timing = Timing { encode, step: denoise / steps as f64, decode };
@@ -294,20 +297,31 @@ impl Making<'_> {
         Ok(clean)
     }
 
-    /// Latents (frames, channels, h, w) -> that many pictures.
-    fn decode(&mut self, latents: &Tensor) -> Result<Vec<Frame>> {
+    /// Latents (frames, channels, h, w) -> pictures (frames, 3, height, width), about [-1, 1].
+    fn decode(&mut self, latents: &Tensor) -> Result<Tensor> {
         let kind = self.planner.kinds.of(Stage::Decode);
         let Model { source, device, vae, .. } = &mut *self.model;
-        let decoded = vae.get(source, *device, kind, self.cancel)?.decode(latents, self.cancel)?;
-        self.cancel.check()?;
-        let mut pictures = Vec::new();
-        // One by one: in float32, and with what lies between, a picture is large.
-        for picture in decoded.split(1, 0) {
-            finite(&picture, "decoding", kind)?;
-            pictures.extend(Frame::from_tensor(&(picture.to_kind(Kind::Float) / 2.0 + 0.5))?);
-        }
+        let vae = vae.get(source, *device, kind, self.cancel)?;
+        let mut told = 0;
+        let pictures = vae.decode(latents, &self.strategy.decoding, self.cancel, &mut |share| {
+            let percent = (100.0 * share) as i64;
+            if percent > told {
+                told = percent;
+                (self.report)(Event::Decoding { percent });
+            }
+        })?;
+        // One by one: the sum is taken in float64, and so is what it is taken of.
+        pictures.split(1, 0).iter().try_for_each(|picture| finite(picture, "decoding", kind))?;
         Ok(pictures)
     }
+}
+
+/// Pictures of values about [-1, 1] as bytes; one by one, because in float32, and with what lies between, they are
+/// large.
+fn pictures_of(decoded: &Tensor) -> Result<Vec<Frame>> {
+    let picture = |decoded: &Tensor| Frame::from_tensor(&(decoded.to_kind(Kind::Float) / 2.0 + 0.5));
+    let pictures: Vec<_> = decoded.split(1, 0).iter().map(picture).collect::<Result<_>>()?;
+    Ok(pictures.concat())
 }
 
 /// [`Error::NonFinite`] if any number of `x` is NaN or infinite.

@@ -92,6 +92,11 @@ impl Walk {
         });
     }
 
+    /// Takes back the weights that were counted since the walk stood at `before`: they were there already.
+    pub fn forget_weights_since(&self, before: Cost) {
+        self.add(|cost| cost.weights = before.weights);
+    }
+
     /// Memory that is there for a moment, beside what is there anyway.
     fn touch(&self, bytes: u64) {
         self.add(|cost| cost.peak = cost.peak.max(self.now.get() + bytes));
@@ -122,12 +127,10 @@ impl Walk {
 /// How a tensor's numbers lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// Channel by channel.
+    /// Row by row, channel by channel.
     Plain,
     /// A pixel's channels beside one another, the order that convolutions are fastest in.
     ChannelsLast,
-    /// Neither: most operations copy it first.
-    Scattered,
 }
 
 struct Memory<'a> {
@@ -176,15 +179,15 @@ impl<'a> Sketch<'a> {
         Self { memory: self.memory.clone(), n, c, h, w, layout }
     }
 
+    /// In plain layout: itself, or a copy.
+    pub fn contiguous(self) -> Self {
+        if self.layout == Layout::Plain { self } else { self.copy() }
+    }
+
     /// A copy in plain layout.
     pub fn copy(&self) -> Self {
         self.moved(2.0);
         self.walk().tensor(self.n, self.c, self.h, self.w)
-    }
-
-    /// Itself, or a copy where the layout is neither of the usual two.
-    fn usual(&self) -> Self {
-        if self.layout == Layout::Scattered { self.copy() } else { self.clone() }
     }
 
     /// The outcome of an operation on each number that makes a new tensor.
@@ -198,18 +201,21 @@ impl<'a> Sketch<'a> {
         self.moved(2.0);
     }
 
+    /// The product of a matrix of `weights` numbers with each of its `count` columns, whose outcome has a place already.
+    pub fn multiply(&self, weights: i64, count: i64) {
+        self.walk().add(|cost| cost.multiplied += (2 * weights * count) as f64);
+    }
+
     /// A group norm or a layer norm with its weights.
     pub fn norm(&self) -> Self {
         self.walk().weights(2 * self.c);
-        let x = self.usual();
-        x.moved(3.0);
-        self.walk().laid_out(x.n, x.c, x.h, x.w, x.layout)
+        self.moved(3.0);
+        self.walk().laid_out(self.n, self.c, self.h, self.w, self.layout)
     }
 
     /// A convolution of `area` weights for each pair of channels, with its weights; `stride` 2 halves the picture.
     pub fn conv(&self, outputs: i64, area: i64, stride: i64) -> Self {
-        let walk = self.walk();
-        let x = self.usual();
+        let (walk, x) = (self.walk(), self);
         let weights = outputs * x.c * area;
         walk.weights(weights + outputs);
         let (h, w) = ((x.h + stride - 1) / stride, (x.w + stride - 1) / stride);
@@ -256,14 +262,12 @@ impl<'a> Sketch<'a> {
         self.moved(2.0);
         other.moved(2.0);
         let layout = if self.layout == other.layout { self.layout } else { Layout::Plain };
-        let layout = if layout == Layout::Scattered { Layout::Plain } else { layout };
         self.walk().laid_out(self.n, self.c + other.c, self.h, self.w, layout)
     }
 
     /// The pixels repeated to another size.
     pub fn resized(&self, h: i64, w: i64) -> Self {
-        let x = self.usual();
-        let output = self.walk().laid_out(x.n, x.c, h, w, x.layout);
+        let output = self.walk().laid_out(self.n, self.c, h, w, self.layout);
         output.moved(1.25);
         output
     }

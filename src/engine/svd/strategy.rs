@@ -12,16 +12,15 @@ use super::cost::{self, Prediction};
 use super::sketch::Cost;
 use super::source::ModelInfo;
 use super::speed::Speed;
+use super::vae::{Decoding, Keep};
 use super::{DecodeMode, Params};
 use crate::engine::{Error, Result};
 
 /// A way of computing a clip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Strategy {
-    /// Frames that are decoded at once.
-    pub decode_chunk: i64,
-    /// Whether the decoder's activations wait in the host's memory between its layers.
-    pub keeps_on_host: bool,
+    /// How frames are decoded.
+    pub decoding: Decoding,
     /// Whether the UNet's halves of guidance run one after the other.
     pub sequential_guidance: bool,
     /// Whether each network is on the device only while it runs.
@@ -33,8 +32,11 @@ pub struct Strategy {
 impl fmt::Display for Strategy {
     /// "4 frames decoded at once, guidance in sequence".
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} frames decoded at once", self.decode_chunk)?;
-        if self.keeps_on_host {
+        write!(f, "{} frames decoded at once", self.decoding.chunk)?;
+        if self.decoding.two_pass {
+            f.write_str(" in two passes")?;
+        }
+        if self.decoding.keep == Keep::Host {
             f.write_str(" and kept on the host")?;
         }
         if self.sequential_guidance {
@@ -137,7 +139,7 @@ enum Walked {
     Clip(Kind),
     Encoder(Kind),
     Unet(Kind, i64, i64),
-    Decoder(Kind, i64, bool),
+    Decoder(Kind, Decoding),
 }
 
 impl<'a> Planner<'a> {
@@ -158,9 +160,8 @@ impl<'a> Planner<'a> {
             [false, true].into_iter().flat_map(move |taking_turns| {
                 let decoding = decoding.clone();
                 guidance.iter().flat_map(move |&sequential_guidance| {
-                    decoding.clone().into_iter().map(move |(decode_chunk, keeps_on_host)| Strategy {
-                        decode_chunk,
-                        keeps_on_host,
+                    decoding.clone().into_iter().map(move |decoding| Strategy {
+                        decoding,
                         sequential_guidance,
                         taking_turns,
                         feed_forward_pieces,
@@ -170,17 +171,26 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Chunks, the largest first, with activations on the device, then on the host.
-    fn ways_to_decode(&self) -> Vec<(i64, bool)> {
-        let Params { num_frames: frames, decode_chunk_size: bound, .. } = self.params;
-        let most = if bound == 0 { frames } else { bound.min(frames) };
-        if self.params.decode_mode == DecodeMode::Reference {
+    /// Chunks, the largest first; then the same in two passes; then with the clip on the host between layers.
+    fn ways_to_decode(&self) -> Vec<Decoding> {
+        let Params { num_frames: frames, decode_chunk_size: bound, decode_mode: mode, .. } = self.params;
+        let usual = if self.device.is_cuda() { 4 } else { 2 };
+        let most = match (bound, mode) {
+            (0, DecodeMode::Exact) => usual,
+            (0, DecodeMode::Reference) => frames,
+            (bound, _) => bound,
+        };
+        let whole = Decoding { chunk: most.min(frames), mode, keep: Keep::Device, two_pass: false };
+        if mode == DecodeMode::Reference {
             // There the chunks decide what the clip looks like.
-            return vec![(most, false)];
+            return vec![whole];
         }
-        let chunks = std::iter::successors(Some(most), |&chunk| (chunk > 1).then_some((chunk + 1) / 2));
-        let places: &[bool] = if self.device.is_cuda() { &[false, true] } else { &[false] };
-        places.iter().flat_map(|&on_host| chunks.clone().map(move |chunk| (chunk, on_host))).collect()
+        let chunks = std::iter::successors(Some(whole.chunk), |&chunk| (chunk > 1).then_some((chunk + 1) / 2));
+        let mut sorts = vec![whole, Decoding { two_pass: true, ..whole }];
+        if self.device.is_cuda() {
+            sorts.push(Decoding { two_pass: true, keep: Keep::Host, ..whole });
+        }
+        sorts.into_iter().flat_map(|sort| chunks.clone().map(move |chunk| Decoding { chunk, ..sort })).collect()
     }
 
     /// The best strategy that stays within `budget` from `stage` on.
@@ -245,13 +255,12 @@ impl<'a> Planner<'a> {
         let [encode, denoise, decode] = self.kinds.0;
         let clips = if self.params.is_guided() && !way.sequential_guidance { 2 } else { 1 };
         let at = Prediction { clips, frames, h, w, pieces: way.feed_forward_pieces };
-        let (chunk, on_host) = (way.decode_chunk, way.keeps_on_host);
         [
             walk(Walked::Clip(encode), &|| cost::clip(&info.clip, device, encode, self.keyframe[0], self.keyframe[1])),
             walk(Walked::Encoder(encode), &|| cost::vae_encoder(&info.vae, device, encode, width, height)),
             walk(Walked::Unet(denoise, at.clips, at.pieces), &|| cost::unet(&info.unet, device, denoise, at)),
-            walk(Walked::Decoder(decode, chunk, on_host), &|| {
-                cost::vae_decoder(&info.vae, device, decode, [frames, h, w], chunk)
+            walk(Walked::Decoder(decode, way.decoding), &|| {
+                cost::vae_decoder(&info.vae, device, decode, [frames, h, w], &way.decoding)
             }),
         ]
     }
