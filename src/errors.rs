@@ -27,7 +27,7 @@ pub fn message(err: &Error) -> gst::ErrorMessage {
         Error::Picture { .. } => gst::error_msg!(gst::StreamError::Decode, ("{err}")),
         Error::Model { .. } => gst::error_msg!(gst::ResourceError::OpenRead, ("{err}")),
         Error::Device { .. } => gst::error_msg!(gst::ResourceError::NotFound, ("{err}")),
-        Error::OutOfMemory(_) => gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{err}")),
+        Error::OutOfMemory(_) | Error::Budget { .. } => gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{err}")),
         Error::Cancelled | Error::NonFinite { .. } | Error::Torch(_) => {
             gst::error_msg!(gst::LibraryError::Failed, ("{err}"))
         }

@@ -36,9 +36,7 @@ impl DeviceChoice {
         let count = cuda_count();
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => {
-                Ok(if count.is_ok_and(|count| count > 0 && computes(0)) { Device::Cuda(0) } else { Device::Cpu })
-            }
+            Self::Auto => Ok(first_cuda().unwrap_or(Device::Cpu)),
             Self::Cuda(index) => {
                 let refuse = |reason| Err(Error::Device { wanted: self.to_string(), reason });
                 match count {
@@ -123,10 +121,29 @@ fn cuda_count() -> Result<usize, String> {
     Ok(usize::try_from(tch::Cuda::device_count()).unwrap_or(0))
 }
 
-/// Whether a CUDA device can be used: it may be too old for this libtorch, taken by somebody else, or full.
-fn computes(index: usize) -> bool {
-    let ones = Tensor::f_ones([2], (Kind::Float, Device::Cuda(index)));
-    ones.and_then(|ones| ones.f_sum(Kind::Float)).and_then(f64::try_from).is_ok_and(|sum| sum == 2.0)
+/// Why [`DeviceChoice::Auto`] takes the CPU. `None` if it takes a CUDA device.
+pub fn why_cpu() -> Option<String> {
+    first_cuda().err()
+}
+
+/// The first CUDA device, or why it can't be used.
+fn first_cuda() -> Result<Device, String> {
+    const DRIVER: &str = "/dev/nvidiactl";
+    match cuda_count() {
+        Ok(1..) => computes(0).map(|()| Device::Cuda(0)).map_err(|reason| format!("cuda:0 can't compute: {reason}")),
+        _ if !Path::new(DRIVER).exists() => Err("there is no NVIDIA device here".into()),
+        Err(reason) => Err(format!("there is an NVIDIA device, but {reason}")),
+        Ok(0) => Err("there is an NVIDIA device, but none that CUDA shows to this process".into()),
+    }
+}
+
+/// Why a CUDA device can't be used, if so: it may be too old for this libtorch, taken by somebody else, or full.
+fn computes(index: usize) -> Result<()> {
+    let ones = Tensor::f_ones([2], (Kind::Float, Device::Cuda(index)))?;
+    match f64::try_from(ones.f_sum(Kind::Float)?)? {
+        2.0 => Ok(()),
+        sum => Err(Error::Torch(format!("1 + 1 = {sum}"))),
+    }
 }
 
 /// Opens `libtorch_cuda.so` from libtorch's folder, where the plugin was built against one, else from the linker's path.
@@ -166,7 +183,8 @@ mod tests {
     fn a_device_that_is_not_there_is_named() {
         let message = DeviceChoice::Cuda(9999).resolve().unwrap_err().to_string();
         assert!(message.contains("cuda:9999"), "{message}");
-        assert!(DeviceChoice::Auto.resolve().is_ok());
+        let taken = DeviceChoice::Auto.resolve().unwrap();
+        assert_eq!(taken == Device::Cpu, why_cpu().is_some(), "{taken:?}: {:?}", why_cpu());
     }
 
     #[test]

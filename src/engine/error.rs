@@ -59,6 +59,18 @@ pub enum Error {
     /// The device's memory did not suffice.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
+    /// There is no way to make a clip in the memory that may be taken.
+    #[error("{limit} is too little for {what}: it needs {needed} bytes at least; {remedy}")]
+    Budget {
+        /// What sets the limit: "max-memory=1000".
+        limit: String,
+        /// The clip.
+        what: String,
+        /// Bytes that would be enough.
+        needed: u64,
+        /// What would fit.
+        remedy: String,
+    },
     /// A stage gave NaN or infinity.
     #[error("{stage} gave numbers that are not finite in {dtype}: use dtype=fp32")]
     NonFinite {

@@ -4,14 +4,21 @@
 //! A network takes its tensors through a [`Scope`], by the checkpoint's own names. Nothing fails while it is being
 //! built: a tensor that is missing or misshapen is noted and replaced by zeros that take no memory. [`Weights::finish`]
 //! then gives one error that lists everything: missing, misshapen, and present but never asked for.
+//!
+//! Files are mapped. A tensor is copied once, from the mapping to its place on the device, and the pages that it was
+//! read from are given back: a load takes the memory of what is loaded, and of one tensor more.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
@@ -21,13 +28,54 @@ use super::{Error, Result};
 /// How many names an error lists of each sort before it only counts.
 const LISTED: usize = 12;
 
+/// How far a load is, in bytes of the files. Clones are of the same load.
+#[derive(Debug, Clone, Default)]
+pub struct LoadProgress(Arc<LoadedBytes>);
+
+#[derive(Debug, Default)]
+struct LoadedBytes {
+    done: AtomicU64,
+    all: AtomicU64,
+}
+
+impl LoadProgress {
+    /// Says how many bytes there are to load; more can be said later.
+    pub fn expect(&self, bytes: u64) {
+        self.0.all.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The bytes that have been loaded, and all of them; 0 of 0 before it is known how many there are.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.0.done.load(Ordering::Relaxed), self.0.all.load(Ordering::Relaxed))
+    }
+}
+
+/// What part of a stored tensor becomes a tensor of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it, as it is.
+    Whole,
+    /// One of three equal runs of rows: the queries (0), keys (1) or values (2) of a fused projection.
+    Third(usize),
+    /// A matrix with its rows as columns.
+    Transposed,
+    /// A convolution of 1 x 1 as the matrix that it is: (outputs, inputs, 1, 1) -> (outputs, inputs).
+    Matrix,
+}
+
 /// The tensors of one network, and what has been asked of them.
 pub struct Weights {
     origin: PathBuf,
     tensors: BTreeMap<String, Stored>,
+    metadata: HashMap<String, String>,
     device: Device,
     kind: Kind,
     cancel: Cancel,
+    progress: LoadProgress,
     asked: RefCell<Asked>,
 }
 
@@ -40,28 +88,105 @@ struct Asked {
 }
 
 enum Stored {
-    /// In a mapped file: its bytes, in the file's own precision.
-    Mapped { file: std::rc::Rc<Mmap>, range: std::ops::Range<usize>, kind: Kind, shape: Vec<i64> },
+    /// In a mapped file.
+    Mapped(Mapped),
     /// In memory.
     Tensor(Tensor),
+}
+
+/// A tensor's bytes in a mapped file, in the file's own precision.
+#[derive(Clone)]
+struct Mapped {
+    file: Rc<Mmap>,
+    range: Range<usize>,
+    kind: Kind,
+    /// As it is stored.
+    shape: Vec<i64>,
+    is_transposed: bool,
+}
+
+impl Mapped {
+    fn load(&self, device: Device, kind: Kind) -> Result<Tensor> {
+        let (start, length) = (self.range.start, self.range.len());
+        // Advice that the system does not take costs time or memory, and nothing else.
+        let _ = self.file.advise_range(Advice::WillNeed, start, length);
+        let bytes = &self.file[self.range.clone()];
+        let is_aligned = bytes.as_ptr().addr().is_multiple_of(self.kind.elt_size_in_bytes());
+        let stored = if is_aligned && length > 0 {
+            // SAFETY: the bytes are those of the shape, which safetensors has checked, and they outlive the tensor,
+            // which ends with this function: what it returns is a copy.
+            unsafe { Tensor::f_from_blob(bytes.as_ptr(), &self.shape, &[], self.kind, Device::Cpu)? }
+        } else {
+            Tensor::f_from_data_size(bytes, &self.shape, self.kind)?
+        };
+        let stored = if self.is_transposed { stored.f_tr()?.f_contiguous()? } else { stored };
+        let loaded = stored.f_to_device_(device, kind, false, true)?;
+        // SAFETY: nobody writes to the mapping, so pages that are given back and read again are the same.
+        let _ = unsafe { self.file.unchecked_advise_range(UncheckedAdvice::DontNeed, start, length) };
+        Ok(loaded)
+    }
 }
 
 impl Stored {
     fn shape(&self) -> Vec<i64> {
         match self {
-            Self::Mapped { shape, .. } => shape.clone(),
+            Self::Mapped(mapped) if mapped.is_transposed => mapped.shape.iter().rev().copied().collect(),
+            Self::Mapped(mapped) => mapped.shape.clone(),
             Self::Tensor(tensor) => tensor.size(),
         }
     }
 
+    /// Bytes, as stored.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Mapped(mapped) => mapped.range.len() as u64,
+            Self::Tensor(tensor) => (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64,
+        }
+    }
+
     fn load(&self, device: Device, kind: Kind) -> Result<Tensor> {
-        Ok(match self {
-            Self::Mapped { file, range, kind: stored, shape } => {
-                Tensor::f_from_data_size(&file[range.clone()], shape, *stored)?
-                    .f_to_device_(device, kind, false, false)?
+        match self {
+            Self::Mapped(mapped) => mapped.load(device, kind),
+            Self::Tensor(tensor) => Ok(tensor.f_to_device_(device, kind, false, false)?),
+        }
+    }
+
+    /// A part of it, without reading anything. What has no such part stays whole: its shape tells on it.
+    fn part(&self, part: Part) -> Self {
+        let mut shape = self.shape();
+        let part = match (part, shape.as_mut_slice()) {
+            (Part::Third(_), [rows, ..]) if *rows % 3 == 0 => {
+                *rows /= 3;
+                part
             }
-            Self::Tensor(tensor) => tensor.f_to_device_(device, kind, false, false)?,
-        })
+            (Part::Matrix, [_, _, 1, 1]) => {
+                shape.truncate(2);
+                part
+            }
+            (Part::Transposed, [_, _]) => part,
+            _ => Part::Whole,
+        };
+        match self {
+            Self::Mapped(mapped) => {
+                let mut mapped = Mapped { shape, ..mapped.clone() };
+                match part {
+                    Part::Third(i) => {
+                        let third = mapped.range.len() / 3;
+                        let start = mapped.range.start + i * third;
+                        mapped.range = start..start + third;
+                    }
+                    Part::Transposed => mapped.is_transposed = true,
+                    Part::Whole | Part::Matrix => {}
+                }
+                Self::Mapped(mapped)
+            }
+            Self::Tensor(tensor) => Self::Tensor(match part {
+                Part::Third(i) => tensor.narrow(0, i as i64 * shape[0], shape[0]),
+                Part::Transposed => tensor.tr().contiguous(),
+                Part::Matrix => tensor.view(shape.as_slice()),
+                Part::Whole => tensor.shallow_clone(),
+            }),
+        }
     }
 }
 
@@ -73,33 +198,43 @@ impl Weights {
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] if a file can't be read or is not a safetensors file.
     pub fn open(files: &[PathBuf], device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
-        let mut tensors = BTreeMap::new();
+        let mut weights = Self::with(PathBuf::new(), BTreeMap::new(), device, kind, cancel.clone());
         for path in files {
-            let file = File::open(path).map_err(|err| Error::io(path, err))?;
-            // SAFETY: the mapping is read-only. Another process that truncates the file while it is read would end
-            // this one, as with every mapped file; weights aren't written to while they are in use.
-            let file = std::rc::Rc::new(unsafe { Mmap::map(&file) }.map_err(|err| Error::io(path, err))?);
-            let broken = |err| Error::model(path, format!("not a complete safetensors file ({err})"));
-            let (header, _) = SafeTensors::read_metadata(&file).map_err(broken)?;
-            for (name, view) in SafeTensors::deserialize(&file).map_err(broken)?.tensors() {
-                let Some(kind) = kind_of(view.dtype()) else {
-                    let reason =
-                        format!("the tensor {name} has the type {:?}, which no network here uses", view.dtype());
-                    return Err(Error::model(path, reason));
-                };
-                // Where the view lies in the file, so that it can outlive the borrow.
-                let start = view.data().as_ptr() as usize - file.as_ptr() as usize;
-                debug_assert!(start >= header + 8);
-                let range = start..start + view.data().len();
-                let shape = view.shape().iter().map(|&side| side as i64).collect();
-                tensors.insert(name, Stored::Mapped { file: file.clone(), range, kind, shape });
-            }
+            weights.add_file(path)?;
         }
-        let origin = match files {
+        weights.origin = match files {
             [file] => file.clone(),
             _ => files.first().and_then(|file| file.parent()).unwrap_or(Path::new("")).into(),
         };
-        Ok(Self::with(origin, tensors, device, kind, cancel.clone()))
+        Ok(weights)
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(|err| Error::io(path, err))?;
+        // SAFETY: the mapping is read-only. Another process that truncates the file while it is read would end
+        // this one, as with every mapped file; weights aren't written to while they are in use.
+        let file = Rc::new(unsafe { Mmap::map(&file) }.map_err(|err| Error::io(path, err))?);
+        let broken = |err| Error::model(path, format!("not a complete safetensors file ({err})"));
+        let (header, metadata) = SafeTensors::read_metadata(&file).map_err(broken)?;
+        // Behind the header's length, eight bytes, and the header.
+        let data = 8 + header;
+        for (name, info) in metadata.tensors() {
+            let Some(kind) = kind_of(info.dtype) else {
+                let reason = format!("the tensor {name} has the type {:?}, which no network here uses", info.dtype);
+                return Err(Error::model(path, reason));
+            };
+            let sides = info.shape.iter().map(|&side| i64::try_from(side)).collect::<Result<Vec<_>, _>>();
+            let Ok(shape) = sides else {
+                return Err(Error::model(path, format!("the tensor {name} can't be of the shape {:?}", info.shape)));
+            };
+            let range = data + info.data_offsets.0..data + info.data_offsets.1;
+            let mapped = Mapped { file: file.clone(), range, kind, shape, is_transposed: false };
+            if self.tensors.insert(name.clone(), Stored::Mapped(mapped)).is_some() {
+                return Err(Error::model(path, format!("the tensor {name} is in another file of the model, too")));
+            }
+        }
+        self.metadata.extend(metadata.metadata().iter().flatten().map(|(key, value)| (key.clone(), value.clone())));
+        Ok(())
     }
 
     /// Weights that are in memory already; `origin` names them in errors.
@@ -114,13 +249,42 @@ impl Weights {
     }
 
     fn with(origin: PathBuf, tensors: BTreeMap<String, Stored>, device: Device, kind: Kind, cancel: Cancel) -> Self {
-        Self { origin, tensors, device, kind, cancel, asked: RefCell::default() }
+        let (metadata, progress) = (HashMap::new(), LoadProgress::default());
+        Self { origin, tensors, metadata, device, kind, cancel, progress, asked: RefCell::default() }
     }
 
     /// The same tensors under other names: `name` gives the new one for each.
     pub fn renamed(mut self, name: impl Fn(&str) -> String) -> Self {
         self.tensors = self.tensors.into_iter().map(|(old, stored)| (name(&old), stored)).collect();
         self
+    }
+
+    /// The tensors that `parts` makes of these: for each name, new names and what part each of them is. Names that it
+    /// makes nothing of are left out.
+    pub fn rearranged(mut self, parts: impl Fn(&str) -> Vec<(String, Part)>) -> Self {
+        let old = std::mem::take(&mut self.tensors);
+        for (name, stored) in &old {
+            self.tensors.extend(parts(name).into_iter().map(|(name, part)| (name, stored.part(part))));
+        }
+        self
+    }
+
+    /// The same weights with one tensor more, which counts as if it had been stored.
+    pub fn with_tensor(mut self, name: &str, tensor: Tensor) -> Self {
+        self.tensors.insert(name.into(), Stored::Tensor(tensor));
+        self
+    }
+
+    /// The same weights; what is loaded of them is counted by `progress`, which is told now how much that is.
+    pub fn counted_by(mut self, progress: &LoadProgress) -> Self {
+        progress.expect(self.tensors.values().map(Stored::bytes).sum());
+        self.progress = progress.clone();
+        self
+    }
+
+    /// What the files say of themselves under `key`.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// The names and shapes that are there.
@@ -198,7 +362,10 @@ impl Weights {
             return placeholder();
         }
         match self.cancel.check().and_then(|()| stored.load(self.device, kind)) {
-            Ok(tensor) => tensor,
+            Ok(tensor) => {
+                self.progress.add(stored.bytes());
+                tensor
+            }
             Err(err) => {
                 asked.failed = Some(err);
                 placeholder()

@@ -12,6 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, Once};
 use std::thread;
 use std::time::Duration;
 
+use super::weights::LoadProgress;
 use super::{Error, Result};
 
 /// A token that ends a job early. Clones are the same token.
@@ -40,28 +41,40 @@ impl Cancel {
 
 type Job<M> = Box<dyn FnOnce(&mut Result<M>) + Send>;
 
-/// A handle to the thread that owns a model. The thread ends, and frees the model, when the handle is dropped.
+/// A model's load: the token that ends it, and how far it is. Clones are of the same load.
+#[derive(Debug, Clone, Default)]
+pub struct Loading {
+    /// Set when nobody wants the model any more.
+    pub cancel: Cancel,
+    /// How much of the model has been loaded.
+    pub progress: LoadProgress,
+    has_failed: Arc<AtomicBool>,
+}
+
+/// A handle to the thread that owns a model. The thread ends, and frees the model, when the last clone of the handle is
+/// dropped and the job that began before has ended: until then, whoever wants the model can still have it.
 pub struct Worker<M> {
     jobs: mpsc::Sender<Job<M>>,
-    closing: Cancel,
+    loading: Loading,
 }
 
 impl<M: 'static> Worker<M> {
     /// Starts a thread called `name` that loads a model and then waits for jobs. Returns at once; jobs can be sent
     /// right away. A model that fails to load answers every job with that error. `load` gets a token that is set when
     /// the handle is dropped.
-    pub fn spawn(name: &str, load: impl FnOnce(&Cancel) -> Result<M> + Send + 'static) -> Self {
+    pub fn spawn(name: &str, load: impl FnOnce(&Loading) -> Result<M> + Send + 'static) -> Arc<Self> {
         let (jobs, queue) = mpsc::channel::<Job<M>>();
-        let closing = Cancel::default();
-        let token = closing.clone();
+        let loading = Loading::default();
+        let told = loading.clone();
         finish_before_exit();
         thread::Builder::new()
             .name(name.into())
             .spawn(move || {
                 let mut model = {
                     let _busy = Busy::new();
-                    guarded(|| load(&token))
+                    guarded(|| load(&told))
                 };
+                told.has_failed.store(model.is_err(), Ordering::Relaxed);
                 finish_before_exit();
                 for (done, job) in (1usize..).zip(queue) {
                     let _busy = Busy::new();
@@ -74,13 +87,18 @@ impl<M: 'static> Worker<M> {
                 drop(model);
             })
             .expect("the system gives no more threads");
-        Self { jobs, closing }
+        Arc::new(Self { jobs, loading })
     }
 
     /// Sends a job to the model's thread. Jobs run one after the other, in the order in which they were sent.
-    pub fn submit<R: Send + 'static>(&self, job: impl FnOnce(&mut M) -> Result<R> + Send + 'static) -> Reply<R> {
+    pub fn submit<R: Send + 'static>(
+        self: &Arc<Self>,
+        job: impl FnOnce(&mut M) -> Result<R> + Send + 'static,
+    ) -> Reply<R> {
         let (answer, reply) = mpsc::sync_channel(1);
+        let handle = Arc::downgrade(self);
         let job: Job<M> = Box::new(move |model| {
+            let _handle = handle.upgrade();
             let result = match model {
                 Ok(model) => guarded(|| job(model)),
                 Err(err) => Err(err.clone()),
@@ -92,11 +110,32 @@ impl<M: 'static> Worker<M> {
         self.jobs.send(job).expect("a worker outlives its handle");
         Reply(reply)
     }
+
+    /// How much of the model has been loaded.
+    pub fn progress(&self) -> &LoadProgress {
+        &self.loading.progress
+    }
+
+    /// Whether the model could not be loaded. `false` as long as it may yet be.
+    pub fn has_failed(&self) -> bool {
+        self.loading.has_failed.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs work that needs no model on a thread of its own. Returns at once.
+pub fn spawn<R: Send + 'static>(name: &str, work: impl FnOnce() -> Result<R> + Send + 'static) -> Reply<R> {
+    let (answer, reply) = mpsc::sync_channel(1);
+    let run = move || {
+        // Nobody waiting is fine.
+        let _ = answer.send(work());
+    };
+    thread::Builder::new().name(name.into()).spawn(run).expect("the system gives no more threads");
+    Reply(reply)
 }
 
 impl<M> Drop for Worker<M> {
     fn drop(&mut self) {
-        self.closing.cancel();
+        self.loading.cancel.cancel();
     }
 }
 
@@ -123,12 +162,13 @@ impl<R> Reply<R> {
 }
 
 /// Runs tensor code: without gradients, and with a panic (how `tch` reports a failed operation) turned into an error.
-fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
+/// May be used within itself.
+pub(super) fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
     quiet_panics();
-    GUARDED.set(true);
+    let is_within = GUARDED.replace(true);
     // What a panic leaves half done is dropped with the closure, and models hold no state between jobs.
     let result = catch_unwind(AssertUnwindSafe(|| tch::no_grad(work)));
-    GUARDED.set(false);
+    GUARDED.set(is_within);
     result.unwrap_or_else(|panic| {
         let message = panic
             .downcast_ref::<String>()
@@ -188,8 +228,11 @@ impl Drop for Busy {
 fn finish_before_exit() {
     extern "C" fn wait() {
         EXITING.store(true, Ordering::Relaxed);
+        const PATIENCE: Duration = Duration::from_secs(60);
         let busy = BUSY.lock().unwrap();
-        drop(IDLE.wait_while(busy, |busy| *busy > 0));
+        if IDLE.wait_timeout_while(busy, PATIENCE, |busy| *busy > 0).is_ok_and(|(_, wait)| wait.timed_out()) {
+            eprintln!("torchvideo: a computation has not ended within {} s of the program's end", PATIENCE.as_secs());
+        }
     }
     // SAFETY: registers a function that stays loaded: GStreamer never unloads a plugin.
     unsafe { libc::atexit(wait) };
@@ -255,12 +298,12 @@ mod tests {
     #[test]
     fn a_dropped_handle_cancels_the_load() {
         let (say, hear) = mpsc::channel();
-        let worker = Worker::<()>::spawn("test", move |cancel| {
-            while !cancel.is_cancelled() {
+        let worker = Worker::<()>::spawn("test", move |loading| {
+            while !loading.cancel.is_cancelled() {
                 thread::yield_now();
             }
             say.send(()).unwrap();
-            cancel.check()
+            loading.cancel.check()
         });
         let reply = worker.submit(|()| Ok(()));
         drop(worker);

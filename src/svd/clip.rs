@@ -74,7 +74,7 @@ struct Inbox {
 impl Clip {
     /// Sends the clip's job to `worker`. `herald` is called on the worker's thread when the job begins.
     pub fn begin(
-        worker: &Worker<Model>,
+        worker: &Arc<Worker<Model>>,
         order: Order,
         herald: impl FnOnce(&Cancel) -> Herald + Send + 'static,
     ) -> Self {

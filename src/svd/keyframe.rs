@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use gst::prelude::*;
 use gst_video::VideoFrameRef;
 use serde_json::{Value as Json, json};
 
@@ -93,7 +92,7 @@ fn from_sample(sample: &gst::Sample) -> Result<Frame> {
         .format(gst_video::VideoFormat::Rgb)
         .pixel_aspect_ratio(gst::Fraction::new(1, 1))
         .build();
-    let converted = gst_video::convert_sample(sample, &rgb, gst::ClockTime::from_seconds(30));
+    let converted = gst_video::convert_sample(sample, &rgb, Some(gst::ClockTime::from_seconds(30)));
     let converted = converted.map_err(|err| refuse(err.to_string()))?;
     let info = converted.caps().and_then(|caps| gst_video::VideoInfo::from_caps(caps).ok());
     let (Some(info), Some(buffer)) = (info, converted.buffer()) else {

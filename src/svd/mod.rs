@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What `svdsrc` and `svdanimate` share: properties, the model in use, clips in the making, and what is told of them.
 
-use gst::prelude::*;
 use gst_video::{VideoFrameRef, VideoFormat, VideoInfo};
 use serde_json::Value as Json;
 

@@ -233,7 +233,7 @@ impl Watch {
     fn over(element: &gst::Element, worker: &Arc<Worker<Model>>, name: &str) -> Self {
         let clock = gst::SystemClock::obtain();
         let every = gst::ClockTime::from_mseconds(500);
-        let id = clock.new_periodic_id(clock.time().unwrap_or_default() + every, every);
+        let id = clock.new_periodic_id(clock.time() + every, every);
         let (element, progress, name) = (element.downgrade(), worker.progress().clone(), name.to_owned());
         let told = id.wait_async(move |_, _, _| {
             let (done, all) = progress.bytes();

@@ -15,7 +15,7 @@ use super::{DecodeMode, GuidanceShape, KeyframeFit, ModelType, Schedule};
 use crate::engine::device::Precision;
 use crate::engine::svd::{self, MAX_SIDE, Params};
 use crate::engine::{Error, Result};
-use crate::settings::{DEFAULT_DEVICE, Dtype, device_spec, dtype_spec};
+use crate::settings::{DEFAULT_DEVICE, device_spec, dtype_spec};
 use crate::video::FORMATS;
 
 /// Values by the property's name.
@@ -208,7 +208,7 @@ fn double<'a>(name: &'a str, nick: &'a str, default: f64) -> glib::ParamSpecDoub
 
 fn choice<'a, T>(name: &'a str, nick: &'a str) -> glib::ParamSpecEnumBuilder<'a, T>
 where
-    T: StaticType + glib::value::FromValue<'a> + IntoGlib<GlibType = i32> + Default,
+    T: StaticType + glib::translate::FromGlib<i32> + glib::translate::IntoGlib<GlibType = i32> + Default,
 {
     glib::ParamSpecEnum::builder(name).nick(nick)
 }

@@ -45,7 +45,7 @@ impl Model {
         static CACHE: Cache<Model> = Cache::new();
         CACHE.get(Key::new(path, device, kind), || {
             let path = path.to_path_buf();
-            Worker::spawn("realesrgan", move |cancel| Self::load(&path, device, kind, cancel))
+            Worker::spawn("realesrgan", move |loading| Self::load(&path, device, kind, &loading.cancel))
         })
     }
 

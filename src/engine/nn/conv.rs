@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Convolutions over space and over time.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::engine::weights::Scope;
 
@@ -35,25 +35,76 @@ impl Conv2d {
     }
 }
 
-/// A convolution over three neighbouring frames, at each pixel by itself: a Conv3d of kernel (3, 1, 1) whose input is
-/// padded with a zero frame at either end.
+/// A convolution over three neighbouring frames, at each pixel by itself: a Conv3d of kernel (3, 1, 1) whose input has
+/// a frame of zeros at either end.
 pub struct TemporalConv {
+    /// (1, outputs, 3 * inputs): the three frames' weights behind one another.
     weight: Tensor,
+    /// (outputs, 1).
     bias: Tensor,
 }
 
 impl TemporalConv {
     /// A convolution from `inputs` to `outputs` channels.
     pub fn new(scope: Scope, inputs: i64, outputs: i64) -> Self {
-        // One dimension less: at each pixel by itself, a picture of frames x pixels does as well as a volume.
-        let weight = scope.get("weight", &[outputs, inputs, 3, 1, 1]).squeeze_dim(-1);
-        Self { weight, bias: scope.get("bias", &[outputs]) }
+        let weight = scope.get("weight", &[outputs, inputs, 3, 1, 1]);
+        Self {
+            weight: weight.view([outputs, inputs, 3]).transpose(1, 2).reshape([1, outputs, 3 * inputs]),
+            bias: scope.get("bias", &[outputs]).unsqueeze(-1),
+        }
     }
 
-    /// (batch, inputs, frames, h, w) -> (batch, outputs, frames, h, w).
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let flat = x.flatten(3, 4).conv2d(&self.weight, Some(&self.bias), [1; 2], [1, 0], [1; 2], 1);
-        let (_, _, _, h, w) = x.size5().expect("a clip has five dimensions");
-        flat.unflatten(3, [h, w])
+    /// Frames of `inputs` channels to frames of `outputs` channels, in `into`; `more`, (frames, outputs), is added.
+    pub fn forward(&self, x: &Strip, more: Option<&Tensor>, into: &Strip) {
+        let (frames, _, pixels) = x.size();
+        let bias = more.map_or_else(|| self.bias.shallow_clone(), |more| more.unsqueeze(-1) + &self.bias);
+        // Expanded: the same memory for every frame and pixel.
+        let (weight, bias) = (self.weight.expand([frames, -1, -1], false), bias.expand([frames, -1, pixels], false));
+        let _ = bias.baddbmm_out(&into.frames(), &weight, &x.windows());
+    }
+}
+
+/// All frames of a part of the picture, between two frames of zeros.
+pub struct Strip(Tensor);
+
+impl Strip {
+    /// Room for frames of the shape and the kind of `x` (frames, channels, pixels).
+    pub fn like(x: &Tensor) -> Self {
+        let (frames, channels, pixels) = x.size3().expect("a strip has three dimensions");
+        Self::new(frames, channels, pixels, (x.kind(), x.device()))
+    }
+
+    /// Room for frames of this shape.
+    pub fn new(frames: i64, channels: i64, pixels: i64, options: (Kind, Device)) -> Self {
+        let strip = Self(Tensor::empty([frames + 2, channels, pixels], options));
+        let _ = strip.0.narrow(0, 0, 1).zero_();
+        let _ = strip.0.narrow(0, frames + 1, 1).zero_();
+        strip
+    }
+
+    /// The strip in `room` if it has the shape of `x`, else a new one there.
+    pub fn fit<'a>(room: &'a mut Option<Self>, x: &Tensor) -> &'a Self {
+        if room.as_ref().is_some_and(|strip| strip.frames().size() != x.size()) {
+            *room = None;
+        }
+        room.get_or_insert_with(|| Self::like(x))
+    }
+
+    /// (frames, channels, pixels): writing to it changes the strip.
+    pub fn frames(&self) -> Tensor {
+        self.0.narrow(0, 1, self.size().0)
+    }
+
+    /// Frames, channels, pixels.
+    fn size(&self) -> (i64, i64, i64) {
+        let (padded, channels, pixels) = self.0.size3().expect("a strip has three dimensions");
+        (padded - 2, channels, pixels)
+    }
+
+    /// (frames, 3 * channels, pixels): each frame between its neighbours. Windows overlap in memory, so that a
+    /// convolution is a product of matrices without anything being copied.
+    fn windows(&self) -> Tensor {
+        let (frames, channels, pixels) = self.size();
+        self.0.as_strided([frames, 3 * channels, pixels], [channels * pixels, pixels, 1], None)
     }
 }

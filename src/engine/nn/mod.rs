@@ -8,7 +8,7 @@ mod linear;
 mod norms;
 
 pub use attention::attend;
-pub use conv::{Conv2d, TemporalConv};
+pub use conv::{Conv2d, Strip, TemporalConv};
 pub use embeddings::{TimestepEmbedding, sinusoidal};
 pub use linear::{Activation, GegluFeedForward, Linear};
-pub use norms::{GroupNorm, LayerNorm};
+pub use norms::{GroupNorm, LayerNorm, Moments, Statistics};

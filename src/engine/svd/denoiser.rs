@@ -25,6 +25,10 @@ pub struct Denoiser<'a> {
     /// Each frame's guidance (1, frames, 1, 1, 1), if the clip is guided. Then everything above has two halves: first
     /// without the keyframe (zeros), then with it.
     pub guidance: Option<Tensor>,
+    /// Whether the two halves run one after the other: the same clip in half the memory, and a bit more time.
+    pub is_sequential: bool,
+    /// In how many pieces the UNet's feed-forward blocks take the tokens.
+    pub feed_forward_pieces: i64,
     /// Ends the work between two layers.
     pub cancel: &'a Cancel,
 }
@@ -36,13 +40,18 @@ impl Denoiser<'_> {
     /// Those of [`UNet::forward`].
     pub fn denoise(&self, latents: &Tensor, sigma: f32) -> Result<Tensor> {
         let variance = sigma * sigma + 1.0;
-        let kind = self.image_latents.kind();
-        let scaled = (latents / f64::from(variance.sqrt())).to_kind(kind);
+        let scaled = (latents / f64::from(variance.sqrt())).to_kind(self.image_latents.kind());
+        let timestep = Tensor::from_slice(&[timestep(sigma)]).to_device(scaled.device());
         let clips = self.image_latents.size()[0];
-        let input = Tensor::cat(&[scaled.repeat([clips, 1, 1, 1, 1]), self.image_latents.shallow_clone()], 2);
-        let timestep = Tensor::from_slice(&[timestep(sigma)]).to_device(input.device());
-        let v = self.unet.forward(&input, &timestep, &self.context, &self.added_time_ids, self.cancel)?;
-        let v = v.to_kind(latents.kind());
+        let at_once = if self.is_sequential { 1 } else { clips };
+        let predict = |first: i64| {
+            let [image_latents, context, ids] =
+                [&self.image_latents, &self.context, &self.added_time_ids].map(|x| x.narrow(0, first, at_once));
+            let input = Tensor::cat(&[scaled.repeat([at_once, 1, 1, 1, 1]), image_latents], 2);
+            self.unet.forward(&input, &timestep, &context, &ids, self.feed_forward_pieces, self.cancel)
+        };
+        let v = (0..clips).step_by(at_once as usize).map(predict).collect::<Result<Vec<_>>>()?;
+        let v = Tensor::cat(&v, 0).to_kind(latents.kind());
         let v = match &self.guidance {
             Some(scale) => guider::guide(&v, scale),
             None => v,

@@ -1,216 +1,228 @@
 // SPDX-License-Identifier: MPL-2.0
-//! A model's folder, as diffusers saves it: `unet`, `vae`, `image_encoder`, `scheduler` and `feature_extractor`, each
-//! with its configuration and, the networks, with weights beside it.
+//! The layout of diffusers: a folder with `unet`, `vae`, `image_encoder`, `scheduler` and `feature_extractor`, each with
+//! its configuration and, the networks, with weights beside it.
 //!
-//! A folder may also have a `recommended.yaml`: parameters of [`Params`] by name, as its makers recommend them.
+//! A folder may also have a `recommended.yaml`: parameters of [`Params`](super::Params) by name, as its makers recommend
+//! them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tch::{Device, Kind};
+use tch::Kind;
 
-use super::{Params, clip, schedule, unet, vae};
-use crate::engine::weights::Weights;
-use crate::engine::worker::Cancel;
+use super::source::{Described, ModelType, Network};
+use super::{hub, unet};
 use crate::engine::{Error, Result};
 
-/// A model's networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Network {
-    /// The keyframe's embedding.
-    ImageEncoder,
-    /// The denoiser.
-    Unet,
-    /// The autoencoder.
-    Vae,
-}
+/// What says what a model is, besides its weights.
+const CONFIGS: [&str; 7] = [
+    "unet/config.json",
+    "vae/config.json",
+    "image_encoder/config.json",
+    "scheduler/scheduler_config.json",
+    "feature_extractor/preprocessor_config.json",
+    "model_index.json",
+    "recommended.yaml",
+];
 
-impl Network {
-    /// The name that diffusers gives it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ImageEncoder => "image_encoder",
-            Self::Unet => "unet",
-            Self::Vae => "vae",
-        }
-    }
-}
-
-/// Where a model comes from: what is known of it without its weights, and the way to them.
+/// A model's folder.
 #[derive(Debug, Clone)]
-pub struct Source {
-    folder: PathBuf,
-    /// What it says of itself.
-    pub info: ModelInfo,
-}
+pub struct Folder(PathBuf);
 
-impl Source {
-    /// Opens the model at `path`, without touching its weights.
+impl Folder {
+    /// Takes a folder for a model's.
+    pub fn new(path: &Path) -> Self {
+        Self(path.into())
+    }
+
+    /// Whether a folder looks like a model's.
+    pub fn is_one(path: &Path) -> bool {
+        path.join("unet/config.json").is_file()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The files that [`Self::describe`] reads.
+    pub fn config_files(&self) -> Vec<PathBuf> {
+        CONFIGS.iter().map(|file| self.0.join(file)).filter(|file| file.is_file()).collect()
+    }
+
+    /// Reads its configuration.
+    pub fn describe(&self) -> Result<Described> {
+        let unet: unet::Config = self.needed("unet/config.json")?;
+        let recommended = self.0.join("recommended.yaml");
+        Ok(Described {
+            model_type: self.model_type(unet.num_frames)?,
+            unet,
+            vae: self.needed("vae/config.json")?,
+            clip: self.needed("image_encoder/config.json")?,
+            schedule: self.optional("scheduler/scheduler_config.json")?.unwrap_or_default(),
+            preprocessor: self.optional("feature_extractor/preprocessor_config.json")?.unwrap_or_default(),
+            recommended: match read(&recommended)? {
+                Some(text) => serde_yaml::from_str(&text).map_err(|err| Error::model(&recommended, err.to_string()))?,
+                None => Default::default(),
+            },
+        })
+    }
+
+    /// The type by the frames that the UNet was trained on; SVD-XT 1.1 by a name that says so, because it is the same
+    /// otherwise.
+    fn model_type(&self, num_frames: i64) -> Result<Option<ModelType>> {
+        #[derive(Deserialize)]
+        struct Named {
+            #[serde(rename = "_name_or_path", default)]
+            name: String,
+        }
+        let of_frames = [ModelType::Svd, ModelType::SvdXt].into_iter().find(|known| known.num_frames() == num_frames);
+        if of_frames != Some(ModelType::SvdXt) {
+            return Ok(of_frames);
+        }
+        // In the Hugging Face cache the folder's own name is that of a commit.
+        let repository = self.0.ancestors().nth(2).filter(|folder| hub::is_repository(folder));
+        let folder = self.0.canonicalize().unwrap_or_else(|_| self.0.clone());
+        let mut names = vec![file_name(&folder), repository.map(file_name).unwrap_or_default()];
+        for file in ["model_index.json", "unet/config.json"] {
+            names.extend(self.optional::<Named>(file)?.map(|named| named.name));
+        }
+        let is_11 = names.iter().any(|name| ModelType::of_name(name) == Some(ModelType::SvdXt11));
+        Ok(if is_11 { Some(ModelType::SvdXt11) } else { of_frames })
+    }
+
+    /// The files of a network's weights: all shards of the one variant that suits `kind` best.
     ///
     /// # Errors
-    /// Those of [`inspect`].
-    pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { folder: path.into(), info: inspect(path)? })
-    }
-
-    /// The weights of one network by diffusers' names, as tensors of `kind` on `device` once they are asked for.
-    ///
-    /// # Errors
-    /// [`Error::Model`] if there is no file of them; those of [`Weights::open`].
-    pub fn weights(&self, network: Network, device: Device, kind: Kind, cancel: &Cancel) -> Result<Weights> {
-        Weights::open(&weight_files(&self.folder, network.name(), kind)?, device, kind, cancel)
-    }
-}
-
-/// What a model's folder says, read without its weights.
-#[derive(Debug, Clone)]
-pub struct ModelInfo {
-    /// The parameters that the model's makers recommend; what they don't say is as diffusers has it.
-    pub recommended: Params,
-    /// `unet/config.json`.
-    pub unet: unet::Config,
-    /// `vae/config.json`.
-    pub vae: vae::Config,
-    /// `image_encoder/config.json`.
-    pub clip: clip::Config,
-    /// `scheduler/scheduler_config.json`.
-    pub schedule: schedule::Config,
-    /// `feature_extractor/preprocessor_config.json`.
-    pub preprocessor: Preprocessor,
-}
-
-/// The mean and deviation that are taken out of the picture for CLIP.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(default)]
-pub struct Preprocessor {
-    /// Of red, green and blue, in [0, 1].
-    pub image_mean: [f32; 3],
-    /// Of red, green and blue.
-    pub image_std: [f32; 3],
-}
-
-impl Default for Preprocessor {
-    /// OpenAI's values for CLIP.
-    fn default() -> Self {
-        Self {
-            image_mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-            image_std: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+    /// [`Error::Model`] if there is none, or if a shard is missing.
+    pub fn weight_files(&self, network: Network, kind: Kind) -> Result<Vec<PathBuf>> {
+        let folder = self.0.join(network.name());
+        let stem = if network == Network::ImageEncoder { "model" } else { "diffusion_pytorch_model" };
+        let entries = match folder.read_dir() {
+            Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect(),
+            Err(err) if err.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(err) => return Err(Error::io(folder, err)),
+        };
+        let mut found: Vec<_> = entries
+            .iter()
+            .filter_map(|name| Some((Variant::of(name, stem)?, name)))
+            .filter(|(_, name)| folder.join(name).is_file())
+            .collect();
+        found.sort_by_key(|(variant, name)| (variant.rank(kind), *name));
+        match found.first() {
+            None => Err(Error::model(&folder, nothing_for(&folder, stem, &entries))),
+            Some((Variant { is_index: false, .. }, name)) => Ok(vec![folder.join(name)]),
+            Some((_, index)) => shards(&folder, &folder.join(index)),
         }
     }
+
+    fn needed<T: DeserializeOwned>(&self, file: &str) -> Result<T> {
+        self.optional(file)?.ok_or_else(|| {
+            let reason = format!(
+                "has no {file}; a model is a folder with unet, vae and image_encoder, as diffusers saves it, or a \
+                 single file such as svd_xt.safetensors"
+            );
+            Error::model(&self.0, reason)
+        })
+    }
+
+    fn optional<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>> {
+        json(&self.0.join(file))
+    }
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Recommended {
-    num_frames: Option<i64>,
-    width: Option<i64>,
-    height: Option<i64>,
-    fps: Option<f64>,
-    motion_bucket_id: Option<f64>,
-    noise_aug_strength: Option<f64>,
-    num_inference_steps: Option<i64>,
-    min_guidance_scale: Option<f64>,
-    max_guidance_scale: Option<f64>,
-    decode_chunk_size: Option<i64>,
+/// What a file's name says of the weights in it.
+#[derive(Debug, PartialEq, Eq)]
+struct Variant {
+    /// "fp16", "bf16", "non_ema", …; nothing for the plain ones.
+    name: String,
+    /// Whether it is a list of shards.
+    is_index: bool,
 }
 
-/// Reads and checks the configuration in a model's folder: fast, and without touching the weights.
-///
-/// # Errors
-/// [`Error::Model`] if `folder` is no such folder, or if a file in it says what is not possible.
-pub fn inspect(folder: &Path) -> Result<ModelInfo> {
-    if !folder.is_dir() {
-        let what = if folder.exists() { "is not a folder" } else { "does not exist" };
-        return Err(Error::model(folder, format!("{what}; a model is a folder as diffusers saves it")));
+impl Variant {
+    /// Reads a name: `stem.safetensors`, `stem.VARIANT.safetensors`, and `stem.safetensors.index.json` with the variant
+    /// before, between or behind these words. `None` for files that are something else, shards among them.
+    fn of(file: &str, stem: &str) -> Option<Self> {
+        let mut words: Vec<_> = file.strip_prefix(stem)?.strip_prefix('.')?.split('.').collect();
+        let is_index = match words.pop()? {
+            "safetensors" => false,
+            "json" => true,
+            _ => return None,
+        };
+        for word in if is_index { &["safetensors", "index"][..] } else { &[] } {
+            words.remove(words.iter().position(|known| known == word)?);
+        }
+        let name = words.join(".");
+        let is_shard = name.rsplit('-').nth(1) == Some("of");
+        (!is_shard).then_some(Self { name, is_index })
     }
-    let unet: unet::Config = needed(folder, "unet", "config.json")?;
-    let vae: vae::Config = needed(folder, "vae", "config.json")?;
-    let clip: clip::Config = needed(folder, "image_encoder", "config.json")?;
-    let schedule: schedule::Config = optional(&folder.join("scheduler/scheduler_config.json"))?.unwrap_or_default();
-    let preprocessor = optional(&folder.join("feature_extractor/preprocessor_config.json"))?.unwrap_or_default();
-    for (part, checked) in [
-        ("unet/config.json", unet.check()),
-        ("vae/config.json", vae.check()),
-        ("image_encoder/config.json", clip.check()),
-        ("scheduler/scheduler_config.json", schedule.check()),
-    ] {
-        checked.map_err(|reason| Error::model(folder.join(part), reason))?;
+
+    /// Lower is better for tensors of `kind`.
+    fn rank(&self, kind: Kind) -> (usize, bool) {
+        let best: &[&str] = match kind {
+            Kind::Half => &["fp16", "", "bf16"],
+            Kind::BFloat16 => &["bf16", "", "fp16"],
+            _ => &["", "fp32", "bf16", "fp16"],
+        };
+        let last = if self.name == "non_ema" { best.len() + 1 } else { best.len() };
+        (best.iter().position(|name| *name == self.name).unwrap_or(last), self.is_index)
     }
-    if unet.out_channels != vae.latent_channels {
-        let reason = format!(
-            "the UNet's out_channels={} and the VAE's latent_channels={} must be the same",
-            unet.out_channels, vae.latent_channels
+}
+
+/// The shards that an index names.
+fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: std::collections::BTreeMap<String, PathBuf>,
+    }
+    let Index { weight_map } = json(index)?.ok_or_else(|| Error::model(index, "has gone"))?;
+    let shards: BTreeSet<_> = weight_map.into_values().collect();
+    if shards.is_empty() {
+        return Err(Error::model(index, "names no file of weights"));
+    }
+    for shard in &shards {
+        if !shard.components().all(|part| matches!(part, Component::Normal(_))) {
+            let reason = format!("names {} among its files, which is not in this folder", shard.display());
+            return Err(Error::model(index, reason));
+        }
+        if !folder.join(shard).is_file() {
+            let reason = format!("needs {}, which is not there: get it, too", shard.display());
+            return Err(Error::model(index, reason));
+        }
+    }
+    Ok(shards.into_iter().map(|shard| folder.join(shard)).collect())
+}
+
+/// Why a folder has no weights.
+fn nothing_for(folder: &Path, stem: &str, entries: &[String]) -> String {
+    let ends = |ends: &[&str]| entries.iter().find(|name| ends.iter().any(|end| name.ends_with(end)));
+    let is_dangling = |name: &&String| folder.join(name).is_symlink() && !folder.join(name).exists();
+    if let Some(name) = entries.iter().find(is_dangling) {
+        return format!("{name} leads to a file that is not there: a download that has not ended, or was cleaned up");
+    }
+    if let Some(name) = ends(&[".incomplete", ".part", ".tmp"]) {
+        return format!("{name} is a download that has not ended");
+    }
+    if let Some(name) = ends(&[".bin", ".ckpt", ".pt", ".pth"]) {
+        return format!(
+            "has {name}, a pickle, which can hold a program, and no {stem}.safetensors: get the model's .safetensors \
+             files, or let diffusers write them: StableVideoDiffusionPipeline.from_pretrained(folder)\
+             .save_pretrained(new_folder)"
         );
-        return Err(Error::model(folder, reason));
     }
-    let recommended = recommended(folder, unet.num_frames)?;
-    Ok(ModelInfo { recommended, unet, vae, clip, schedule, preprocessor })
+    format!("has no weights: no {stem}.safetensors, {stem}.fp16.safetensors or {stem}.safetensors.index.json")
 }
 
-fn recommended(folder: &Path, num_frames: i64) -> Result<Params> {
-    let path = folder.join("recommended.yaml");
-    let said: Recommended = match read(&path)? {
-        Some(text) => serde_yaml::from_str(&text).map_err(|err| Error::model(&path, err.to_string()))?,
-        None => Recommended::default(),
-    };
-    let other = Params::default();
-    let params = Params {
-        num_frames: said.num_frames.unwrap_or(num_frames),
-        width: said.width.unwrap_or(other.width),
-        height: said.height.unwrap_or(other.height),
-        fps: said.fps.unwrap_or(other.fps),
-        motion_bucket_id: said.motion_bucket_id.unwrap_or(other.motion_bucket_id),
-        noise_aug_strength: said.noise_aug_strength.unwrap_or(other.noise_aug_strength),
-        num_inference_steps: said.num_inference_steps.unwrap_or(other.num_inference_steps),
-        min_guidance_scale: said.min_guidance_scale.unwrap_or(other.min_guidance_scale),
-        max_guidance_scale: said.max_guidance_scale.unwrap_or(other.max_guidance_scale),
-        decode_chunk_size: said.decode_chunk_size.unwrap_or(other.decode_chunk_size),
-        ..other
-    };
-    params.validate().map_err(|err| Error::model(path, err.to_string()))?;
-    Ok(params)
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The weight files of a network in a model's folder: all shards of the one variant that suits `kind` best.
-fn weight_files(folder: &Path, network: &str, kind: Kind) -> Result<Vec<PathBuf>> {
-    let folder = folder.join(network);
-    let stem = if network == "image_encoder" { "model" } else { "diffusion_pytorch_model" };
-    // A half-precision run takes the half-precision files if there are any.
-    let variants = if kind == Kind::Half { ["fp16.", ""] } else { ["", "fp16."] };
-    for variant in variants {
-        let whole = folder.join(format!("{stem}.{variant}safetensors"));
-        if whole.is_file() {
-            return Ok(vec![whole]);
-        }
-        let index = folder.join(format!("{stem}.safetensors.index.{variant}json"));
-        if let Some(Index { weight_map }) = optional(&index)? {
-            let shards: std::collections::BTreeSet<_> = weight_map.into_values().collect();
-            return Ok(shards.into_iter().map(|shard| folder.join(shard)).collect());
-        }
-    }
-    Err(Error::model(
-        &folder,
-        format!("has no {stem}.safetensors, nor {stem}.fp16.safetensors, nor an index of shards"),
-    ))
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: std::collections::BTreeMap<String, PathBuf>,
-}
-
-fn needed<T: DeserializeOwned>(folder: &Path, part: &str, file: &str) -> Result<T> {
-    optional(&folder.join(part).join(file))?.ok_or_else(|| {
-        let reason =
-            format!("has no {part}/{file}; a model's folder has unet, vae and image_encoder, as diffusers saves it");
-        Error::model(folder, reason)
-    })
-}
-
-fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     let Some(text) = read(path)? else { return Ok(None) };
     serde_json::from_str(&text).map(Some).map_err(|err| Error::model(path, err.to_string()))
 }
@@ -220,5 +232,37 @@ fn read(path: &Path) -> Result<Option<String>> {
         Ok(text) => Ok(Some(text)),
         Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(err) => Err(Error::io(path, err)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_weight_files() {
+        let of = |name| Variant::of(name, "model").map(|variant| (variant.name, variant.is_index));
+        for (file, name, is_index) in [
+            ("model.safetensors", "", false),
+            ("model.fp16.safetensors", "fp16", false),
+            ("model.non_ema.safetensors", "non_ema", false),
+            ("model.safetensors.index.json", "", true),
+            ("model.safetensors.index.fp16.json", "fp16", true),
+            ("model.fp16.safetensors.index.json", "fp16", true),
+            ("model.safetensors.fp16.index.json", "fp16", true),
+        ] {
+            assert_eq!(of(file), Some((name.to_string(), is_index)), "{file}");
+        }
+        for other in [
+            "config.json",
+            "model.bin",
+            "model.bin.index.json",
+            "model-00001-of-00002.safetensors",
+            "model.fp16-00001-of-00002.safetensors",
+            "model_ema.safetensors",
+            "model.safetensors.incomplete",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 }

@@ -4,20 +4,13 @@
 //! Upstream: `diffusers/models/resnet.py`, `ResnetBlock2D`, `TemporalResnetBlock`, `SpatioTemporalResBlock` and
 //! `AlphaBlender`. Activations are (clips * frames, channels, height, width), a clip's frames behind one another.
 
+use std::convert::Infallible;
+
 use tch::Tensor;
 
-use crate::engine::nn::{Conv2d, GroupNorm, Linear, TemporalConv};
+use super::store::Store;
+use crate::engine::nn::{Conv2d, GroupNorm, Linear, Moments, Statistics, Strip, TemporalConv};
 use crate::engine::weights::Scope;
-
-/// (clips * frames, c, h, w) -> (clips, c, frames, h, w).
-pub fn to_clips(x: &Tensor, frames: i64) -> Tensor {
-    x.unflatten(0, [-1, frames]).transpose(1, 2).contiguous()
-}
-
-/// (clips, c, frames, h, w) -> (clips * frames, c, h, w).
-pub fn to_frames(x: &Tensor) -> Tensor {
-    x.transpose(1, 2).flatten(0, 1)
-}
 
 /// Weighs a spatial branch against a temporal one by a learned factor.
 pub struct AlphaBlender {
@@ -30,6 +23,11 @@ impl AlphaBlender {
     pub fn new(scope: Scope, switched: bool) -> Self {
         let share = scope.get("mix_factor", &[1]).sigmoid();
         Self { alpha: if switched { 1.0 - share } else { share } }
+    }
+
+    /// The temporal branch's share.
+    fn temporal(&self) -> Tensor {
+        self.alpha.rsub_scalar(1.0).squeeze()
     }
 
     /// Two tensors of one shape -> that shape.
@@ -63,19 +61,23 @@ impl ResnetBlock2D {
 
     /// (n, inputs, h, w) and the time embedding (n, time) -> (n, outputs, h, w).
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
-        let mut hidden = self.conv1.forward(&self.norm1.forward(x).silu());
+        let mut hidden = self.conv1.forward(&self.norm1.forward(x).silu_());
         if let (Some(project), Some(time)) = (&self.time_emb_proj, time) {
             hidden += project.forward(&time.silu()).unsqueeze(-1).unsqueeze(-1);
         }
-        let hidden = self.conv2.forward(&self.norm2.forward(&hidden).silu());
-        match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x) + hidden,
-            None => hidden + x,
-        }
+        // Each one's memory is free for the next.
+        hidden = self.norm2.forward(&hidden).silu_();
+        hidden = self.conv2.forward(&hidden);
+        hidden += match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x),
+            None => x.shallow_clone(),
+        };
+        hidden
     }
 }
 
-/// A residual block over the frames at each pixel; its norms take their statistics over a whole clip.
+/// A residual block over the frames at each pixel; its norms take their statistics over a whole clip. Without the
+/// residual, which is the caller's.
 struct TemporalResnetBlock {
     norm1: GroupNorm,
     conv1: TemporalConv,
@@ -95,14 +97,24 @@ impl TemporalResnetBlock {
         }
     }
 
-    /// (clips, c, frames, h, w) and the time embedding (clips * frames, time) -> the same shape.
-    fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Tensor {
-        let mut hidden = self.conv1.forward(&self.norm1.forward(x).silu());
-        if let (Some(project), Some(time)) = (&self.time_emb_proj, time) {
-            let shift = project.forward(&time.silu()).unflatten(0, [x.size()[0], -1]);
-            hidden += shift.transpose(1, 2).unsqueeze(-1).unsqueeze(-1);
-        }
-        self.conv2.forward(&self.norm2.forward(&hidden).silu()) + x
+    /// What the time embedding (frames, time) adds to the hidden frames: (frames, channels).
+    fn shift(&self, time: Option<&Tensor>) -> Option<Tensor> {
+        Some(self.time_emb_proj.as_ref()?.forward(&time?.silu()))
+    }
+
+    /// The first half: frames (frames, channels, pixels) of a clip with `statistics` to `hidden`. `scratch` is
+    /// overwritten.
+    fn first(&self, x: &Tensor, shift: Option<&Tensor>, statistics: &Statistics, scratch: &Strip, hidden: &Strip) {
+        self.norm1.apply(x, statistics, &scratch.frames());
+        let _ = scratch.frames().silu_();
+        self.conv1.forward(scratch, shift, hidden);
+    }
+
+    /// The second half, to `output`; `hidden` is overwritten.
+    fn second(&self, hidden: &Strip, statistics: &Statistics, output: &Strip) {
+        self.norm2.apply(&hidden.frames(), statistics, &hidden.frames());
+        let _ = hidden.frames().silu_();
+        self.conv2.forward(hidden, None, output);
     }
 }
 
@@ -138,9 +150,72 @@ impl SpatioTemporalResBlock {
 
     /// (clips * frames, inputs, h, w) and the time embedding (clips * frames, time) -> (clips * frames, outputs, h, w).
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>, frames: i64) -> Tensor {
-        let spatial = to_clips(&self.spatial.forward(x, time), frames);
-        let temporal = self.temporal.forward(&spatial, time);
-        to_frames(&self.mixer.forward(&spatial, &temporal))
+        let x = self.spatial.forward(x, time).contiguous();
+        let pixels = x.view([x.size()[0], x.size()[1], -1]);
+        for start in (0..x.size()[0]).step_by(frames as usize) {
+            let of_clip = |x: &Tensor| x.narrow(0, start, frames);
+            let mut moments = Moments::default();
+            moments.gather(&of_clip(&pixels));
+            let mut clip = Store::whole(of_clip(&pixels));
+            let Ok(()) =
+                self.temporal::<Infallible>(&mut clip, &moments, time.map(of_clip).as_ref(), false, |_| Ok(()));
+        }
+        x
+    }
+
+    /// The spatial block by itself.
+    pub fn spatial(&self, x: &Tensor) -> Tensor {
+        self.spatial.forward(x, None)
+    }
+
+    /// The temporal block and the blending, to what the spatial one gave for a clip. Both are in place and strip by
+    /// strip; the `moments` are those of the whole clip.
+    ///
+    /// The second norm needs the moments of all strips. If strips don't keep what they are normalised from
+    /// (`two_pass`), it is computed twice. `after` is called after each piece of work with its share of all;
+    /// an error of it ends the work.
+    pub fn temporal<E>(
+        &self,
+        clip: &mut Store,
+        moments: &Moments,
+        time: Option<&Tensor>,
+        two_pass: bool,
+        mut after: impl FnMut(f64) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let block = &self.temporal;
+        let shift = block.shift(time);
+        let (strips, first) = (clip.strips().len(), block.norm1.statistics(moments));
+        let keeps = !two_pass || strips == 1;
+        let share = 1.0 / (strips * if keeps { 2 } else { 3 }) as f64;
+        let (mut kept, mut scratch, mut moments) = (Vec::new(), None, Moments::default());
+        for strip in 0..strips {
+            let x = clip.strip(strip);
+            let scratch = Strip::fit(&mut scratch, &x);
+            let hidden = Strip::like(&x);
+            block.first(&x, shift.as_ref(), &first, scratch, &hidden);
+            moments.gather(&hidden.frames());
+            if keeps {
+                kept.push(hidden);
+            }
+            after(share)?;
+        }
+        let (second, share_of_time) = (block.norm2.statistics(&moments), self.mixer.temporal());
+        let mut kept = kept.into_iter();
+        for strip in 0..strips {
+            let mut x = clip.strip(strip);
+            let scratch = Strip::fit(&mut scratch, &x);
+            let hidden = kept.next().unwrap_or_else(|| {
+                let hidden = Strip::like(&x);
+                block.first(&x, shift.as_ref(), &first, scratch, &hidden);
+                hidden
+            });
+            block.second(&hidden, &second, scratch);
+            // The temporal branch is the spatial one and this residual: their blend is that much of the residual.
+            let _ = x.addcmul_(&scratch.frames(), &share_of_time);
+            clip.put_strip(strip, &x);
+            after(if keeps { share } else { 2.0 * share })?;
+        }
+        Ok(())
     }
 }
 

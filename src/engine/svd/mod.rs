@@ -6,19 +6,32 @@
 
 pub mod anchor;
 pub mod clip;
+pub mod cost;
 pub mod denoiser;
 mod folder;
 pub mod guider;
+pub mod hub;
 mod layers;
+mod model;
 mod noise;
 mod params;
 mod pipeline;
 pub mod sampler;
 pub mod schedule;
+mod sgm;
+mod single_file;
+mod sketch;
+mod source;
+mod speed;
+mod store;
+mod strategy;
 pub mod unet;
 pub mod vae;
 
-pub use folder::{ModelInfo, Network, Source, inspect};
+pub use model::Model;
 pub use noise::Noise;
 pub use params::{DecodeMode, GuidanceShape, MAX_FRAMES, MAX_SIDE, Params, Schedule};
-pub use pipeline::{Event, Model, generate};
+pub use pipeline::{Event, Summary, generate};
+pub use sketch::Cost;
+pub use source::{ModelInfo, ModelType, Network, Preprocessor, Source, inspect};
+pub use strategy::{Estimate, Need, Planner, Stage, Strategy};

@@ -75,7 +75,7 @@ pub enum GuidanceShape {
 }
 
 /// How a clip that is decoded in chunks is put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecodeMode {
     /// As if it were decoded at once, whatever the chunks.

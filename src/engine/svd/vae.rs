@@ -6,9 +6,12 @@
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
-use super::layers::{ResStyle, ResnetBlock2D, SpatioTemporalResBlock, to_clips, to_frames, upsample};
+use super::layers::{ResStyle, ResnetBlock2D, SpatioTemporalResBlock, upsample};
+use super::params::DecodeMode;
+pub use super::store::Keep;
+use super::store::{Store, spans, strips};
 use crate::engine::Result;
-use crate::engine::nn::{Conv2d, GroupNorm, Linear, TemporalConv, attend};
+use crate::engine::nn::{Conv2d, GroupNorm, Linear, Moments, Strip, TemporalConv, attend};
 use crate::engine::weights::Scope;
 use crate::engine::worker::Cancel;
 
@@ -69,6 +72,114 @@ impl Config {
     pub fn factor(&self) -> i64 {
         1 << (self.block_out_channels.len() - 1).min(62)
     }
+
+    /// The decoder's residual blocks, in the order in which they run.
+    pub(super) fn shapes(&self) -> Vec<Shape> {
+        let channels: Vec<_> = self.block_out_channels.iter().rev().copied().collect();
+        let first = channels[0];
+        let shape = |before, inputs, outputs, side| Shape { before, inputs, outputs, side };
+        let mut shapes = vec![shape(Some(self.latent_channels), first, first, 1)];
+        if self.layers_per_block > 1 {
+            shapes.push(shape(Some(first), first, first, 1));
+        }
+        for (level, &outputs) in channels.iter().enumerate() {
+            let inputs = channels[level.saturating_sub(1)];
+            shapes.push(shape((level > 0).then_some(inputs), inputs, outputs, 1 << level));
+            shapes.extend((0..self.layers_per_block).map(|_| shape(None, outputs, outputs, 1 << level)));
+        }
+        shapes
+    }
+
+    /// The most bytes that [`Vae::decode`] takes at once for a clip of `frames` latents (h, w) in `kind`, beside its
+    /// weights and what the convolutions' libraries take for themselves.
+    pub fn decode_peak(&self, frames: i64, h: i64, w: i64, kind: Kind, how: &Decoding) -> Peak {
+        let (frames, pixels, bytes) = (frames as u64, (h * w) as u64, kind.elt_size_in_bytes() as u64);
+        let chunk = frames.min(how.chunk as u64);
+        let (clip, keep) = match how.mode {
+            DecodeMode::Exact => (frames, how.keep),
+            // A clip by itself, in one piece.
+            DecodeMode::Reference => (chunk, Keep::Device),
+        };
+        let pieces = spans(clip as i64, chunk as i64);
+        let is_whole = keep == Keep::Device && pieces.len() == 1;
+        let (mut device, mut host) = (0, 0);
+        // Both in values: what is kept of the clip, and what a step takes beside that.
+        let mut live = |kept: u64, more: u64| {
+            device = device.max(if keep == Keep::Host { more } else { kept + more });
+            host = host.max(if keep == Keep::Host { kept } else { 0 });
+        };
+        let (mut before, mut pixels_before) = (self.latent_channels as u64, pixels);
+        for shape in self.shapes() {
+            let (inputs, outputs, side) = (shape.inputs as u64, shape.outputs as u64, shape.side as u64);
+            let pixels_now = pixels * side * side;
+            for span in &pieces {
+                let (done, left) = (span.start as u64, clip - span.start as u64);
+                let kept = done * outputs * pixels_now + left * before * pixels_before;
+                // The block's input, unless it is what is kept; then norm and convolution, or two of the outputs' size.
+                let x = if shape.before.is_some() || keep == Keep::Host { inputs } else { 0 };
+                let more = (x + (inputs + outputs).max(2 * outputs)).max(2 * x);
+                live(kept, (span.end - span.start) as u64 * more * pixels_now);
+            }
+            (before, pixels_before) = (outputs, pixels_now);
+            let strips: Vec<_> =
+                strips(pixels_now as i64, pieces.len()).iter().map(|s| (s.end - s.start) as u64).collect();
+            let hidden = if how.two_pass { strips[0] } else { strips.iter().sum() };
+            let x = if is_whole { 0 } else { clip * strips[0] };
+            live(clip * outputs * pixels_now, outputs * (x + (clip + 2) * (strips[0] + hidden)));
+        }
+        let pictures = 3 * pixels_before;
+        live(clip * before * pixels_before, chunk * (before * pixels_before + pictures) + (clip + 2) * pictures);
+        let latents = frames * self.latent_channels as u64 * pixels;
+        // The reference's finished chunks wait for the last one.
+        let finished = (frames - clip) * pictures;
+        Peak { device: bytes * (device + latents + finished), host: bytes * host }
+    }
+}
+
+/// Bytes that are taken at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peak {
+    /// On the device that computes.
+    pub device: u64,
+    /// In the host's memory beside that: a [`Keep::Host`]'s.
+    pub host: u64,
+}
+
+/// A residual block of the decoder.
+pub(super) struct Shape {
+    /// The channels that go into the layer before it, if there is one.
+    pub before: Option<i64>,
+    /// The channels that go into it.
+    pub inputs: i64,
+    /// The channels that come out.
+    pub outputs: i64,
+    /// Its pixels to a latent along each side.
+    pub side: i64,
+}
+
+/// Multiplications in a block, for each frame.
+struct Cost {
+    spatial: f64,
+    temporal: f64,
+}
+
+impl Shape {
+    fn cost(&self, latents: i64, how: &Decoding) -> Cost {
+        let (inputs, outputs) = (self.inputs as f64, self.outputs as f64);
+        let pixels = (latents * self.side * self.side) as f64;
+        let before = self.before.map_or(0.0, |before| before as f64 * inputs);
+        let passes = if how.two_pass { 3.0 } else { 2.0 };
+        Cost {
+            spatial: pixels * 9.0 * (before + inputs * outputs + outputs * outputs),
+            temporal: pixels * 3.0 * passes * outputs * outputs,
+        }
+    }
+}
+
+impl Cost {
+    fn sum(&self) -> f64 {
+        self.spatial + self.temporal
+    }
 }
 
 /// The autoencoder.
@@ -79,6 +190,7 @@ pub struct Vae {
     encoder_kind: Kind,
     decoder_kind: Kind,
     scaling_factor: f64,
+    shapes: Vec<Shape>,
 }
 
 impl Vae {
@@ -95,6 +207,7 @@ impl Vae {
             encoder_kind,
             decoder_kind,
             scaling_factor: config.scaling_factor,
+            shapes: config.shapes(),
         }
     }
 
@@ -108,13 +221,39 @@ impl Vae {
         Ok(self.quant_conv.forward(&encoded).chunk(2, 1).swap_remove(0))
     }
 
-    /// Scaled latents of neighbouring frames (frames, latent_channels, h, w) -> pictures (frames, 3, h * factor,
-    /// w * factor), about [-1, 1]. Frames that are decoded in one call see one another.
+    /// Scaled latents of a clip (frames, latent_channels, h, w) -> pictures (frames, 3, h * factor, w * factor), about
+    /// [-1, 1], in the model's precision. `progress` hears of the share that is done, up to 1, after each piece of
+    /// work: some frames in a layer, or a strip of the picture in all frames.
     ///
     /// # Errors
-    /// [`Error::Cancelled`](crate::engine::Error::Cancelled) within a layer of the token being set.
-    pub fn decode(&self, latents: &Tensor, cancel: &Cancel) -> Result<Tensor> {
-        self.decoder.forward(&(latents / self.scaling_factor).to_kind(self.decoder_kind), cancel)
+    /// [`Error::Cancelled`](crate::engine::Error::Cancelled) within a piece of the token being set.
+    pub fn decode(
+        &self,
+        latents: &Tensor,
+        how: &Decoding,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<Tensor> {
+        let (frames, _, h, w) = latents.size4()?;
+        let latents = (latents / self.scaling_factor).to_kind(self.decoder_kind);
+        let (mut done, all) = (0.0, self.shapes.iter().map(|shape| shape.cost(h * w, how).sum()).sum::<f64>());
+        let mut after = |cost: f64| {
+            done += cost / (all * frames as f64);
+            progress(done.min(1.0));
+            cancel.check()
+        };
+        cancel.check()?;
+        let decoded = match how.mode {
+            DecodeMode::Exact => self.decoder.forward(&self.shapes, &latents, how, &mut after)?,
+            DecodeMode::Reference => {
+                let how = &Decoding { keep: Keep::Device, ..*how };
+                let clips = latents.split(how.chunk, 0);
+                let clips = clips.iter().map(|clip| self.decoder.forward(&self.shapes, clip, how, &mut after));
+                Tensor::cat(&clips.collect::<Result<Vec<_>>>()?, 0)
+            }
+        };
+        progress(1.0);
+        Ok(decoded)
     }
 }
 
@@ -171,11 +310,39 @@ impl Encoder {
     }
 }
 
+/// How a clip is decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Decoding {
+    /// Frames that are worked on at once, from 1.
+    pub chunk: i64,
+    /// Whether chunks know of one another.
+    pub mode: DecodeMode,
+    /// Where the clip is between layers ([`DecodeMode::Exact`] only).
+    pub keep: Keep,
+    /// Whether to compute the temporal layers' first halves twice rather than to keep them: a third less memory for
+    /// a clip in chunks ([`DecodeMode::Exact`] only).
+    pub two_pass: bool,
+}
+
+/// What comes before a residual block of the decoder.
+enum Before {
+    Nothing,
+    Convolution(Conv2d),
+    Attention(Attention),
+    Upsampler(Conv2d),
+}
+
+/// A residual block of the decoder and what comes before it.
+struct Stage {
+    before: Before,
+    block: SpatioTemporalResBlock,
+}
+
+/// The decoder. It works on the whole clip block by block: through the spatial layers a few frames at a time, through
+/// the temporal ones a strip of the picture at a time. So chunks of frames change nothing about the pictures, while the
+/// reference's chunks don't see their neighbours.
 struct Decoder {
-    conv_in: Conv2d,
-    middle: Vec<SpatioTemporalResBlock>,
-    attention: Attention,
-    levels: Vec<(Vec<SpatioTemporalResBlock>, Option<Conv2d>)>,
+    stages: Vec<Stage>,
     norm: GroupNorm,
     conv_out: Conv2d,
     time_conv_out: TemporalConv,
@@ -186,50 +353,90 @@ impl Decoder {
         let channels: Vec<_> = config.block_out_channels.iter().rev().copied().collect();
         let (first, last) = (channels[0], channels[channels.len() - 1]);
         let middle = &scope / "mid_block";
-        let levels = channels.iter().enumerate().map(|(level, &outputs)| {
-            let scope = &scope / "up_blocks" / level;
-            let inputs = channels[level.saturating_sub(1)];
-            let block = |i| {
-                let inputs = if i == 0 { inputs } else { outputs };
-                SpatioTemporalResBlock::new(&scope / "resnets" / i, inputs, outputs, DECODER)
+        let attention = Attention::new(&middle / "attentions" / 0, first);
+        let conv_in = Conv2d::new(&scope / "conv_in", config.latent_channels, first, 3);
+        let blocks: Vec<_> = (0..config.layers_per_block)
+            .map(|i| SpatioTemporalResBlock::new(&middle / "resnets" / i, first, first, DECODER))
+            .collect();
+        // Upstream pairs the second block with the one attention, and so runs neither the attention of a middle with
+        // one block nor the third block of a deeper one.
+        let before = [Before::Convolution(conv_in), Before::Attention(attention)];
+        let mut stages: Vec<_> =
+            before.into_iter().zip(blocks).map(|(before, block)| Stage { before, block }).collect();
+        for (level, &outputs) in channels.iter().enumerate() {
+            let mut before = match level {
+                0 => Before::Nothing,
+                _ => {
+                    let (scope, inputs) = (&scope / "up_blocks" / (level - 1), channels[level - 1]);
+                    Before::Upsampler(Conv2d::new(scope / "upsamplers" / 0 / "conv", inputs, inputs, 3))
+                }
             };
-            let blocks = (0..=config.layers_per_block).map(block).collect();
-            let up = &scope / "upsamplers" / 0 / "conv";
-            (blocks, (level + 1 < channels.len()).then(|| Conv2d::new(up, outputs, outputs, 3)))
-        });
-        let levels = levels.collect();
+            for i in 0..=config.layers_per_block {
+                let inputs = if i == 0 { channels[level.saturating_sub(1)] } else { outputs };
+                let scope = &scope / "up_blocks" / level / "resnets" / i;
+                let block = SpatioTemporalResBlock::new(scope, inputs, outputs, DECODER);
+                stages.push(Stage { before: std::mem::replace(&mut before, Before::Nothing), block });
+            }
+        }
         Self {
-            conv_in: Conv2d::new(&scope / "conv_in", config.latent_channels, first, 3),
-            middle: (0..config.layers_per_block)
-                .map(|i| SpatioTemporalResBlock::new(&middle / "resnets" / i, first, first, DECODER))
-                .collect(),
-            attention: Attention::new(&middle / "attentions" / 0, first),
-            levels,
+            stages,
             norm: GroupNorm::new(&scope / "conv_norm_out", last, EPS),
             conv_out: Conv2d::new(&scope / "conv_out", last, 3, 3),
             time_conv_out: TemporalConv::new(&scope / "time_conv_out", 3, 3),
         }
     }
 
-    fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
-        let frames = x.size()[0];
-        let mut x = self.middle[0].forward(&self.conv_in.forward(x), None, frames);
-        // Upstream pairs the second block with the one attention, and so runs neither the attention of a middle with
-        // one block nor the third block of a deeper one.
-        if let Some(block) = self.middle.get(1) {
-            x = block.forward(&self.attention.forward(&x), None, frames);
+    /// One clip (frames, latent_channels, h, w) -> (frames, 3, h * factor, w * factor). `after` is called after each
+    /// piece of work with its cost, in multiplications; an error of it ends the work.
+    fn forward(
+        &self,
+        shapes: &[Shape],
+        latents: &Tensor,
+        how: &Decoding,
+        after: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<Tensor> {
+        let (frames, _, mut h, mut w) = latents.size4()?;
+        let latents_size = h * w;
+        let mut clip = Store::new(frames, how.chunk, how.keep, latents.device());
+        let spans = clip.spans();
+        for (i, span) in spans.iter().enumerate() {
+            clip.put(i, latents.narrow(0, span.start, span.end - span.start).flatten(2, 3));
         }
-        for (blocks, up) in &self.levels {
-            for block in blocks {
-                cancel.check()?;
-                x = block.forward(&x, None, frames);
+        for (Stage { before, block }, shape) in self.stages.iter().zip(shapes) {
+            let size = [h, w];
+            if let Before::Upsampler(_) = before {
+                (h, w) = (2 * h, 2 * w);
             }
-            if let Some(up) = up {
-                x = upsample(up, &x, None);
+            let cost = shape.cost(latents_size, how);
+            let mut moments = Moments::default();
+            for (i, span) in spans.iter().enumerate() {
+                let x = clip.piece(i).unflatten(2, size);
+                let x = match before {
+                    Before::Nothing => x,
+                    Before::Convolution(conv) => conv.forward(&x),
+                    Before::Attention(attention) => attention.forward(&x),
+                    Before::Upsampler(conv) => upsample(conv, &x, None),
+                };
+                let x = block.spatial(&x).contiguous().flatten(2, 3);
+                moments.gather(&x);
+                clip.put(i, x);
+                after(cost.spatial * (span.end - span.start) as f64)?;
             }
+            block.temporal(&mut clip, &moments, None, how.two_pass, |share| {
+                after(cost.temporal * frames as f64 * share)
+            })?;
         }
-        let x = self.conv_out.forward(&self.norm.forward(&x).silu());
-        Ok(to_frames(&self.time_conv_out.forward(&to_clips(&x, frames))))
+        let pictures = Strip::new(frames, 3, h * w, (latents.kind(), latents.device()));
+        for (i, span) in spans.iter().enumerate() {
+            let x = self.norm.forward(&clip.piece(i).unflatten(2, [h, w])).silu_();
+            let piece = self.conv_out.forward(&x).flatten(2, 3);
+            pictures.frames().narrow(0, span.start, span.end - span.start).copy_(&piece);
+            after(0.0)?;
+        }
+        drop(clip);
+        let smoothed = Strip::like(&pictures.frames());
+        self.time_conv_out.forward(&pictures, None, &smoothed);
+        Ok(smoothed.frames().unflatten(2, [h, w]))
     }
 }
 

@@ -30,9 +30,10 @@ impl Layer {
         }
     }
 
-    fn forward(&self, x: &Tensor, at: Conditions) -> Result<Tensor> {
+    fn forward(&self, mut x: Tensor, at: Conditions) -> Result<Tensor> {
         at.cancel.check()?;
-        let x = self.resnet.forward(x, Some(at.time), at.frames);
+        // In its place, so that what came in is gone while the transformer runs.
+        x = self.resnet.forward(&x, Some(at.time), at.frames);
         match &self.attention {
             Some(attention) => attention.forward(&x, at),
             None => Ok(x),
@@ -58,10 +59,9 @@ impl DownBlock {
         }
     }
 
-    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, at: Conditions) -> Result<Tensor> {
-        let mut x = x.shallow_clone();
+    pub(super) fn forward(&self, mut x: Tensor, skips: &mut Vec<Tensor>, at: Conditions) -> Result<Tensor> {
         for layer in &self.layers {
-            x = layer.forward(&x, at)?;
+            x = layer.forward(x, at)?;
             skips.push(x.shallow_clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -84,8 +84,8 @@ impl MidBlock {
         Self { before: layer(0, true), after: layer(1, false) }
     }
 
-    pub(super) fn forward(&self, x: &Tensor, at: Conditions) -> Result<Tensor> {
-        self.after.forward(&self.before.forward(x, at)?, at)
+    pub(super) fn forward(&self, x: Tensor, at: Conditions) -> Result<Tensor> {
+        self.after.forward(self.before.forward(x, at)?, at)
     }
 }
 
@@ -110,11 +110,18 @@ impl UpBlock {
         }
     }
 
-    pub(super) fn forward(&self, x: &Tensor, skips: &mut Vec<Tensor>, at: Conditions, is_odd: bool) -> Result<Tensor> {
-        let mut x = x.shallow_clone();
+    pub(super) fn forward(
+        &self,
+        mut x: Tensor,
+        skips: &mut Vec<Tensor>,
+        at: Conditions,
+        is_odd: bool,
+    ) -> Result<Tensor> {
         for layer in &self.layers {
             let skip = skips.pop().expect("there is a skip for every layer");
-            x = layer.forward(&Tensor::cat(&[x, skip], 1), at)?;
+            // Both are gone before the layer begins.
+            x = Tensor::cat(&[x, skip], 1);
+            x = layer.forward(x, at)?;
         }
         if let Some(upsampler) = &self.upsampler {
             let next = skips.last().expect("the level above has skips").size();

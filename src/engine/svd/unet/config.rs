@@ -82,7 +82,7 @@ impl Default for Config {
 
 /// One resolution of the UNet.
 #[derive(Debug, Clone)]
-pub(super) struct Level {
+pub(in crate::engine::svd) struct Level {
     pub channels: i64,
     pub layers: i64,
     pub transformer_layers: i64,
@@ -136,7 +136,7 @@ impl Config {
     }
 
     /// The levels on the way down.
-    pub(super) fn levels(&self) -> Vec<Level> {
+    pub(in crate::engine::svd) fn levels(&self) -> Vec<Level> {
         (0..self.block_out_channels.len())
             .map(|i| Level {
                 channels: self.block_out_channels[i],
@@ -150,7 +150,7 @@ impl Config {
     }
 
     /// Whether the block at `i` on the way up attends.
-    pub(super) fn up_attends(&self, i: usize) -> bool {
+    pub(in crate::engine::svd) fn up_attends(&self, i: usize) -> bool {
         self.up_block_types[i].starts_with("CrossAttn")
     }
 }

@@ -10,7 +10,8 @@ mod transformer;
 use tch::Tensor;
 
 use self::blocks::{DownBlock, MidBlock, UpBlock};
-pub use self::config::Config;
+pub(super) use self::config::Level;
+pub use self::config::{Config, OneOrEach};
 use crate::engine::Result;
 use crate::engine::nn::{Conv2d, GroupNorm, TimestepEmbedding, sinusoidal};
 use crate::engine::weights::Scope;
@@ -71,7 +72,8 @@ impl UNet {
     ///
     /// `sample` is (clips, frames, in_channels, h, w) with sides of any size, `timestep` (1), `context` the keyframes'
     /// embeddings (clips, tokens, cross_attention_dim) and `added_time_ids` (clips, 3). Gives (clips, frames,
-    /// out_channels, h, w).
+    /// out_channels, h, w). Feed-forward blocks take the tokens in `feed_forward_pieces`, 1 or more: what comes out is
+    /// the same, but for rounding.
     ///
     /// # Errors
     /// [`Error::Cancelled`](crate::engine::Error::Cancelled) within a layer of the token being set.
@@ -81,6 +83,7 @@ impl UNet {
         timestep: &Tensor,
         context: &Tensor,
         added_time_ids: &Tensor,
+        feed_forward_pieces: i64,
         cancel: &Cancel,
     ) -> Result<Tensor> {
         let (clips, frames, _, h, w) = sample.size5().expect("a sample has five dimensions");
@@ -90,21 +93,22 @@ impl UNet {
         let ids = sinusoidal(&added_time_ids.flatten(0, -1), self.addition_time_embed_dim);
         let added = self.add_embedding.forward(&ids.view([clips, -1]).to_kind(kind));
         let time = (time + added).repeat_interleave_self_int(frames, 0, None);
-        let at = Conditions { time: &time, context, frames, cancel };
+        let at = Conditions { time: &time, context, frames, feed_forward_pieces, cancel };
 
         let mut x = self.conv_in.forward(&sample.flatten(0, 1));
         let mut skips = vec![x.shallow_clone()];
         for block in &self.down_blocks {
-            x = block.forward(&x, &mut skips, at)?;
+            x = block.forward(x, &mut skips, at)?;
         }
-        x = self.mid_block.forward(&x, at)?;
+        x = self.mid_block.forward(x, at)?;
         // Where a side can't be halved evenly at every level, upsampling aims at the size of the next skip.
         let halvings = 1 << (self.up_blocks.len() - 1);
         let is_odd = h % halvings != 0 || w % halvings != 0;
         for block in &self.up_blocks {
-            x = block.forward(&x, &mut skips, at, is_odd)?;
+            x = block.forward(x, &mut skips, at, is_odd)?;
         }
-        Ok(self.conv_out.forward(&self.conv_norm_out.forward(&x).silu()).unflatten(0, [clips, frames]))
+        x = self.conv_norm_out.forward(&x).silu_();
+        Ok(self.conv_out.forward(&x).unflatten(0, [clips, frames]))
     }
 }
 
@@ -117,6 +121,8 @@ struct Conditions<'a> {
     context: &'a Tensor,
     /// Frames in a clip.
     frames: i64,
+    /// In how many pieces feed-forward blocks take the tokens.
+    feed_forward_pieces: i64,
     /// Ends the work between two layers.
     cancel: &'a Cancel,
 }

@@ -52,15 +52,18 @@ impl SpatioTemporalTransformer {
         let positions = sinusoidal(&positions, self.channels).to_kind(x.kind());
         let positions = self.time_pos_embed.forward(&positions).repeat([n / at.frames, 1]).unsqueeze(1);
 
-        let mut hidden = self.proj_in.forward(&self.norm.forward(x).flatten(2, 3).transpose(1, 2));
+        let normed = self.norm.forward(x);
+        let mut hidden = self.proj_in.forward(&normed.flatten(2, 3).transpose(1, 2));
+        drop(normed);
         for (spatial, temporal) in &self.blocks {
             at.cancel.check()?;
-            hidden = spatial.forward(&hidden, at);
+            hidden = spatial.forward(hidden, at);
             at.cancel.check()?;
-            let mixed = temporal.forward(&(&hidden + &positions), at);
+            let mixed = temporal.forward(&hidden + &positions, at);
             hidden = self.time_mixer.forward(&hidden, &mixed);
         }
-        Ok(self.proj_out.forward(&hidden).transpose(1, 2).unflatten(2, [h, w]) + x)
+        hidden = self.proj_out.forward(&hidden);
+        Ok(hidden.transpose(1, 2).unflatten(2, [h, w]) + x)
     }
 }
 
@@ -86,21 +89,26 @@ impl Attention {
     }
 
     /// (n, tokens, c) -> the same shape.
-    fn among(&self, x: &Tensor) -> Tensor {
-        let attended = attend(&self.query.forward(x), &self.key.forward(x), &self.value.forward(x), self.heads);
+    fn among(&self, x: Tensor) -> Tensor {
+        let [query, key, value] = [&self.query, &self.key, &self.value].map(|layer| layer.forward(&x));
+        drop(x);
+        let attended = attend(&query, &key, &value, self.heads);
+        drop((query, key, value));
         self.output.forward(&attended)
     }
 
+    /// What `n` sequences see of a context (clips, 1, width) of one token, whatever they ask, because a softmax over
+    /// one token is 1: (n, 1, c).
+    fn over_one(&self, n: i64, context: &Tensor) -> Tensor {
+        let seen = self.output.forward(&self.value.forward(context));
+        seen.repeat_interleave_self_int(n / context.size()[0], 0, None)
+    }
+
     /// `x` is (clips * something, tokens, c), `context` (clips, context tokens, width): each clip's tokens look at
-    /// that clip's context. Gives a tensor that can be added to `x`.
+    /// that clip's context. The same shape as `x`.
     fn over(&self, x: &Tensor, context: &Tensor) -> Tensor {
-        let (clips, tokens, _) = context.size3().expect("a context has three dimensions");
+        let clips = context.size()[0];
         let (n, length, channels) = x.size3().expect("tokens have three dimensions");
-        if tokens == 1 {
-            // A softmax over one token is 1: whatever the queries are, they see that token's value.
-            let seen = self.output.forward(&self.value.forward(context));
-            return seen.repeat_interleave_self_int(n / clips, 0, None);
-        }
         let queries = self.query.forward(x).view([clips, -1, channels]);
         let attended = attend(&queries, &self.key.forward(context), &self.value.forward(context), self.heads);
         self.output.forward(&attended).view([n, length, channels])
@@ -129,11 +137,24 @@ impl SpatialBlock {
         }
     }
 
-    /// (n, pixels or frames, c) -> the same shape.
-    fn forward(&self, x: &Tensor, at: Conditions) -> Tensor {
-        let x = x + self.attn1.among(&self.norm1.forward(x));
-        let x = &x + self.attn2.over(&self.norm2.forward(&x), at.context);
-        &x + self.ff.forward(&self.norm3.forward(&x))
+    /// (n, pixels or frames, c) -> the same shape, in the same memory.
+    fn forward(&self, mut x: Tensor, at: Conditions) -> Tensor {
+        x += self.attn1.among(self.norm1.forward(&x));
+        x += match at.context.size()[1] {
+            1 => self.attn2.over_one(x.size()[0], at.context),
+            _ => self.attn2.over(&self.norm2.forward(&x), at.context),
+        };
+        add_feed_forward(&x, &self.norm3, &self.ff, at.feed_forward_pieces);
+        x
+    }
+}
+
+/// Adds to `x` what a feed-forward block gives for it, behind its norm. Each token is by itself, so they may be taken
+/// in `pieces`, one after the other: then the block's eightfold width takes less memory.
+fn add_feed_forward(x: &Tensor, norm: &LayerNorm, block: &GegluFeedForward, pieces: i64) {
+    let tokens = x.view([-1, x.size()[2]]);
+    for mut piece in tokens.chunk(pieces, 0) {
+        piece += block.forward(&norm.forward(&piece));
     }
 }
 
@@ -153,13 +174,13 @@ impl TemporalBlock {
         }
     }
 
-    /// (clips * frames, pixels, c) -> the same shape.
-    fn forward(&self, x: &Tensor, at: Conditions) -> Tensor {
+    /// (clips * frames, pixels, c) -> the same shape. The tensor's memory may be used for what lies between.
+    fn forward(&self, mut x: Tensor, at: Conditions) -> Tensor {
         let (n, pixels, _) = x.size3().expect("tokens have three dimensions");
-        let turn = |x: &Tensor, inner: i64| x.unflatten(0, [-1, inner]).transpose(1, 2).flatten(0, 1);
-        let x = turn(x, at.frames);
-        let x = &x + self.ff_in.forward(&self.norm_in.forward(&x));
-        let x = turn(&self.block.forward(&x, at), pixels);
+        let turn = |x: &Tensor, inner: i64| x.unflatten(0, [-1, inner]).transpose(1, 2).contiguous().flatten(0, 1);
+        x = turn(&x, at.frames);
+        add_feed_forward(&x, &self.norm_in, &self.ff_in, at.feed_forward_pieces);
+        x = turn(&self.block.forward(x, at), pixels);
         debug_assert_eq!(x.size()[0], n);
         x
     }
