@@ -10,11 +10,13 @@ mod progress;
 mod realesrganscale;
 mod settings;
 mod svd;
+mod svdanimate;
 mod svdsrc;
 pub mod video;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     svdsrc::register(plugin)?;
+    svdanimate::register(plugin)?;
     realesrganscale::register(plugin)
 }
 

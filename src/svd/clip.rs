@@ -142,14 +142,14 @@ impl Job {
         let mut waiting = Vec::new();
         let sender = &mut self.sender;
         let summary = svd::generate(model, &keyframe, params, &self.cancel, &mut |event| {
-            herald.tell(&event, params);
-            if let Event::Decoded(frames) = event {
-                if anchor.is_some() {
-                    waiting.extend(frames);
-                } else {
-                    sender.give(frames);
-                }
+            let Event::Decoded(frames) = event else { return herald.tell(&event) };
+            let count = frames.len();
+            if anchor.is_some() {
+                waiting.extend(frames);
+            } else {
+                sender.give(frames);
             }
+            herald.decoded(count as i64, params.num_frames);
         })?;
         if let Some(statistics) = anchor {
             if statistics.get().is_none() {

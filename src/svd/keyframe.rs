@@ -83,7 +83,11 @@ pub fn absolute(path: &Path) -> PathBuf {
 fn from_sample(sample: &gst::Sample) -> Result<Frame> {
     let refuse = |reason: String| {
         let caps = sample.caps().map_or_else(|| "no caps".into(), |caps| caps.to_string());
-        Error::Param { name: "keyframe".into(), value: caps, expected: format!("use a sample with a picture: {reason}") }
+        Error::Param {
+            name: "keyframe".into(),
+            value: caps,
+            expected: format!("use a sample with a picture: {reason}"),
+        }
     };
     if sample.buffer().is_none() {
         return Err(refuse("there is no buffer in it".into()));
@@ -113,7 +117,9 @@ pub fn files(location: &str) -> Result<Vec<PathBuf>> {
         Some(("file", _)) => {
             glib::filename_from_uri(location).map_err(|_| wrong("use a path, or a URI like file:///home/me/a.png"))?.0
         }
-        Some(_) => return Err(wrong("use a path or a file:// URI; others can be fetched by souphttpsrc ! … ! svdanimate")),
+        Some(_) => {
+            return Err(wrong("use a path or a file:// URI; others can be fetched by souphttpsrc ! … ! svdanimate"));
+        }
         None => location.into(),
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -167,7 +173,9 @@ mod tests {
     fn numbers_are_found_in_their_order() {
         let folder = tempfile::tempdir().unwrap();
         let touch = |name: &str| std::fs::write(folder.path().join(name), "").unwrap();
-        for name in ["a0002.png", "a0001.png", "a0010.png", "a10000.png", "a3.png", "a0004.jpg", "b0001.png", "a00xx.png"] {
+        for name in
+            ["a0002.png", "a0001.png", "a0010.png", "a10000.png", "a3.png", "a0004.jpg", "b0001.png", "a00xx.png"]
+        {
             touch(name);
         }
         let at = |name: &str| format!("{}/{name}", folder.path().display());

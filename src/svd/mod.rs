@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What `svdsrc` and `svdanimate` share: properties, the model in use, clips in the making, and what is told of them.
 
-use gst_video::{VideoFrameRef, VideoFormat, VideoInfo};
+use gst_video::{VideoFormat, VideoFrameRef, VideoInfo};
 use serde_json::Value as Json;
 
 use crate::engine::image::Frame;
@@ -74,7 +74,10 @@ pub enum DecodeMode {
     #[enum_value(name = "Exact: the same clip whatever the chunks", nick = "exact")]
     Exact,
     /// Chunks as diffusers makes them.
-    #[enum_value(name = "Reference: chunk by chunk as diffusers does it, with flicker where chunks meet", nick = "reference")]
+    #[enum_value(
+        name = "Reference: chunk by chunk as diffusers does it, with flicker where chunks meet",
+        nick = "reference"
+    )]
     Reference,
 }
 
@@ -94,7 +97,10 @@ pub enum ModelType {
     #[enum_value(name = "SVD-XT: Stable Video Diffusion XT, 25 frames", nick = "svd-xt")]
     SvdXt,
     /// SVD-XT 1.1.
-    #[enum_value(name = "SVD-XT 1.1: the same, tuned for 6 frames per second and motion bucket 127", nick = "svd-xt-1.1")]
+    #[enum_value(
+        name = "SVD-XT 1.1: the same, tuned for 6 frames per second and motion bucket 127",
+        nick = "svd-xt-1.1"
+    )]
     SvdXt11,
 }
 

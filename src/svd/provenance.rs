@@ -20,7 +20,8 @@ pub fn properties(params: &Params) -> Map<String, Json> {
     let values = to_object(params).into_iter();
     let decides = |name: &str| {
         // There chunks do show.
-        !INCIDENTAL.contains(&name) || (name == "decode_chunk_size" && params.decode_mode == crate::engine::svd::DecodeMode::Reference)
+        !INCIDENTAL.contains(&name)
+            || (name == "decode_chunk_size" && params.decode_mode == crate::engine::svd::DecodeMode::Reference)
     };
     values.filter(|(name, _)| decides(name)).map(|(name, value)| (name.replace('_', "-"), value)).collect()
 }

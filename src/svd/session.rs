@@ -12,10 +12,10 @@ use tch::Device;
 use super::clip::{Clip, Order};
 use super::provenance;
 use super::settings::{Plan, Settings};
+use crate::engine::Error;
 use crate::engine::device::{DeviceChoice, kind_name, why_cpu};
 use crate::engine::svd::{Event, Model, Params, Source, Summary};
 use crate::engine::worker::{Cancel, Reply, Worker};
-use crate::engine::Error;
 use crate::progress::Progress;
 use crate::{errors, models};
 
@@ -269,7 +269,7 @@ impl Herald {
     }
 
     /// Tells of an event.
-    pub fn tell(&mut self, event: &Event, params: &Params) {
+    pub fn tell(&self, event: &Event) {
         match event {
             Event::Planned(estimate, strategy) => {
                 if let Some(element) = self.element.upgrade() {
@@ -288,16 +288,20 @@ impl Herald {
                 self.progress.update(&format!("Denoising step {step} of {steps} ({percent} %), {left} s left"));
             }
             Event::Decoding { percent } => self.progress.update(&format!("Decoding ({percent} %)")),
-            Event::Decoded(frames) => {
-                self.decoded += frames.len() as i64;
-                self.progress.update(&format!("Decoded {} of {} frames", self.decoded, params.num_frames));
-            }
+            // Told by `decoded`, when they have been given out.
+            Event::Decoded(_) => {}
             Event::Warning(text) => {
                 if let Some(element) = self.element.upgrade() {
                     gst::element_warning!(element, gst::LibraryError::Failed, ("{text}"));
                 }
             }
         }
+    }
+
+    /// Tells that so many frames more were decoded, of so many.
+    pub fn decoded(&mut self, frames: i64, of: i64) {
+        self.decoded += frames;
+        self.progress.update(&format!("Decoded {} of {of} frames", self.decoded));
     }
 
     /// The clip is made.

@@ -384,7 +384,8 @@ fn to_json(value: &glib::Value) -> Json {
     if let Some((_, value)) = glib::EnumValue::from_value(value) {
         return value.nick().into();
     }
-    let number = |value: f64| serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Json::Number);
+    let number =
+        |value: f64| serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Json::Number);
     match value.type_() {
         glib::Type::STRING => value.get::<Option<String>>().ok().flatten().map_or(Json::Null, Into::into),
         glib::Type::I32 => value.get::<i32>().map_or(Json::Null, Into::into),
@@ -412,7 +413,9 @@ fn from_json(spec: &glib::ParamSpec, value: &Json) -> Result<glib::Value, String
     }
     let (found, expected) = match spec.value_type() {
         glib::Type::STRING => (value.as_str().map(|text| text.to_value()), "use a text"),
-        glib::Type::I32 => (value.as_i64().and_then(|v| i32::try_from(v).ok()).map(|v| v.to_value()), "use a whole number"),
+        glib::Type::I32 => {
+            (value.as_i64().and_then(|v| i32::try_from(v).ok()).map(|v| v.to_value()), "use a whole number")
+        }
         glib::Type::I64 => (value.as_i64().map(|v| v.to_value()), "use a whole number"),
         glib::Type::U64 => (value.as_u64().map(|v| v.to_value()), "use a whole number from 0"),
         glib::Type::BOOL => (value.as_bool().map(|v| v.to_value()), "use true or false"),
@@ -467,8 +470,29 @@ impl Plan {
         caps
     }
 
+    /// Why downstream can't choose just anything, in words.
+    pub fn bound(&self) -> String {
+        const POSSIBLE: &str = "width and height can be multiples of 8 from 8 to 16384, the frame rate 1/1 and above, the \
+                                pixels square, the format an RGB one of 8 bits";
+        let set =
+            self.set_by_hand().map(|properties| format!("{properties} was set, and goes before downstream's caps"));
+        set.unwrap_or_else(|| POSSIBLE.into())
+    }
+
+    /// Chooses one of the caps that downstream left.
+    pub fn choose(&self, caps: &mut gst::Caps) {
+        // A converter's first choice may have an alpha channel, of which nothing would come but work.
+        let plain = caps.intersect(&gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Rgb).build());
+        if !plain.is_empty() {
+            *caps = plain;
+        }
+        caps.truncate();
+        self.fixate(caps.make_mut());
+        caps.fixate();
+    }
+
     /// What was set by hand of the things that downstream could choose, in words; nothing if nothing was.
-    pub fn set_by_hand(&self) -> Option<String> {
+    fn set_by_hand(&self) -> Option<String> {
         let names = [
             self.width.map(|width| format!("width={width}")),
             self.height.map(|height| format!("height={height}")),

@@ -16,16 +16,13 @@ use super::layout::Layout;
 use super::settings;
 use crate::engine::image::Frame;
 use crate::engine::{self, Error};
+use crate::errors;
 use crate::svd::clip::{Anchor, Clip, Next, Order};
 use crate::svd::keyframe::{self, Keyframe};
 use crate::svd::session::Session;
 use crate::svd::settings::{Plan, Settings, label, template};
 use crate::svd::{frame_buffer, tags};
-use crate::errors;
 
-/// What downstream can choose, in words.
-const POSSIBLE: &str = "width and height can be multiples of 8 from 8 to 16384, the frame rate 1/1 and above, the pixels \
-                        square, the format an RGB one of 8 bits";
 /// The most clips that the tags tell of.
 const TOLD: usize = 100;
 
@@ -431,13 +428,12 @@ impl SvdSrc {
         let bound = {
             let state = self.state.lock().unwrap();
             let run = state.run.as_ref()?;
-            match (&run.info, run.plan.set_by_hand()) {
-                (Some(info), _) => {
+            match &run.info {
+                Some(info) => {
                     let (width, height, fps) = (info.width(), info.height(), info.fps());
                     format!("the clip has begun with {width}x{height} at {}/{}", fps.numer(), fps.denom())
                 }
-                (None, Some(properties)) => format!("{properties} was set, and goes before downstream's caps"),
-                (None, None) => POSSIBLE.into(),
+                None => run.plan.bound(),
             }
         };
         Some(gst::error_msg!(
@@ -547,8 +543,7 @@ impl ElementImpl for SvdSrc {
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            let template =
-                gst::PadTemplate::new("src", gst::PadDirection::Src, gst::PadPresence::Always, &template());
+            let template = gst::PadTemplate::new("src", gst::PadDirection::Src, gst::PadPresence::Always, &template());
             vec![template.expect("the template is valid")]
         });
         &TEMPLATES
@@ -622,14 +617,8 @@ impl BaseSrcImpl for SvdSrc {
     }
 
     fn fixate(&self, mut caps: gst::Caps) -> gst::Caps {
-        // A converter's first choice may have an alpha channel, of which nothing would come but work.
-        let plain = caps.intersect(&gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Rgb).build());
-        if !plain.is_empty() {
-            caps = plain;
-        }
-        caps.truncate();
         if let Some(run) = &self.state.lock().unwrap().run {
-            run.plan.fixate(caps.make_mut());
+            run.plan.choose(&mut caps);
         }
         self.parent_fixate(caps)
     }

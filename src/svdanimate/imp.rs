@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The element's pads: pictures are queued as clips in the making on one, frames leave on the other from a thread of
+//! its own, so that a clip is made while the one before it is shown.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
+
+use glib::subclass::prelude::*;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_video::{VideoInfo, VideoInterlaceMode};
+use serde_json::Value as Json;
+
+use crate::engine::Error;
+use crate::errors;
+use crate::svd::clip::{Clip, Next, Order};
+use crate::svd::keyframe::Keyframe;
+use crate::svd::session::Session;
+use crate::svd::settings::{Plan, Settings, shared_properties, template};
+use crate::svd::{frame_buffer, tags, time};
+
+/// Clips that wait or are given out: one that is shown, and one ahead.
+const CLIPS: usize = 2;
+/// The most clips that the tags tell of.
+const TOLD: usize = 100;
+
+static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+    gst::DebugCategory::new("svdanimate", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion filter"))
+});
+
+/// The element. No lock is held while anything is waited for, posted, pushed or queried, except `state` by `changed`.
+pub struct SvdAnimate {
+    sinkpad: gst::Pad,
+    srcpad: gst::Pad,
+    settings: Mutex<Settings>,
+    state: Mutex<State>,
+    /// The queue is longer or shorter, or `is_flushing` was set.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    session: Option<Arc<Session>>,
+    /// Where nothing may wait.
+    is_flushing: bool,
+    /// What is to be pushed, in order.
+    queue: VecDeque<Item>,
+    /// The caps of the pictures.
+    pictures: Option<gst::Caps>,
+    segment: gst::FormattedSegment<gst::ClockTime>,
+    /// What downstream has chosen.
+    chosen: Option<VideoInfo>,
+    /// The last plan that was possible.
+    plan: Option<Plan>,
+    /// Clips that were begun.
+    clips: u64,
+    /// The clip that has the seed that was set.
+    seeded: u64,
+    /// What the source pad's thread has done.
+    output: Output,
+}
+
+/// Where the output stands.
+#[derive(Default, Clone)]
+struct Output {
+    /// The end of the last frame.
+    end: gst::ClockTime,
+    /// Frames of all clips.
+    frames: u64,
+    /// The format of the frames, once a CAPS event was pushed.
+    info: Option<VideoInfo>,
+    has_segment: bool,
+    is_begun: bool,
+    told: Vec<Json>,
+}
+
+#[derive(Clone)]
+enum Item {
+    /// A clip, its number, its picture's running time, and the format of its frames.
+    Clip(Arc<Clip>, u64, gst::ClockTime, VideoInfo),
+    Event(gst::Event),
+}
+
+impl SvdAnimate {
+    /// Takes a picture: begins its clip, as soon as there is room for one.
+    fn take(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let (session, caps, start) = {
+            let state = self.state.lock().unwrap();
+            let is_full = |state: &mut State| {
+                let clips = state.queue.iter().filter(|item| matches!(item, Item::Clip(..))).count();
+                clips >= CLIPS && !state.is_flushing
+            };
+            let state = self.changed.wait_while(state, is_full).unwrap();
+            if state.is_flushing {
+                return Err(gst::FlowError::Flushing);
+            }
+            let session = state.session.clone().ok_or(gst::FlowError::Flushing)?;
+            let caps = state.pictures.clone().ok_or(gst::FlowError::NotNegotiated)?;
+            let start = buffer.pts().and_then(|pts| state.segment.to_running_time(pts)).unwrap_or_default();
+            (session, caps, start)
+        };
+        let info = self.negotiate(&session)?;
+        let keyframe = Keyframe::Sample(gst::Sample::builder().buffer(&buffer).caps(&caps).build());
+        let order = self.order(&session, keyframe, &info, start)?;
+        let mut state = self.state.lock().unwrap();
+        if state.is_flushing {
+            return Err(gst::FlowError::Flushing);
+        }
+        let number = state.clips;
+        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
+        gst::debug!(CAT, imp = self, "{what}: {:?}", order.params);
+        let clip = session.begin(order, what);
+        state.clips += 1;
+        state.queue.push_back(Item::Clip(clip, number, start, info));
+        self.changed.notify_all();
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    /// What the clip of a picture is to be, as the properties are now.
+    fn order(
+        &self,
+        session: &Session,
+        keyframe: Keyframe,
+        info: &VideoInfo,
+        start: gst::ClockTime,
+    ) -> Result<Order, gst::FlowError> {
+        let obj = self.obj();
+        let element = obj.upcast_ref::<gst::Element>();
+        let is_driven = element.control_binding("seed").is_some();
+        let settings = self.settings.lock().unwrap().clone().on(&session.settings).at(element, start);
+        let plan = session.plan(&settings).map_err(|err| {
+            let err = errors::text(&err);
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{err}; the next clip is made as before"));
+        });
+        let mut state = self.state.lock().unwrap();
+        if let Ok(plan) = plan {
+            state.plan = Some(plan);
+        }
+        let seed = if is_driven { 0 } else { state.clips - state.seeded };
+        let plan = state.plan.as_ref().ok_or(gst::FlowError::Flushing)?;
+        let params = plan.params(info, seed);
+        Ok(Order { params, fps: info.fps(), keyframe, skip: 0, anchor: None })
+    }
+
+    /// Agrees with downstream on size and rate; once, and again when downstream asks for it.
+    fn negotiate(&self, session: &Session) -> Result<VideoInfo, gst::FlowError> {
+        let is_asked = self.srcpad.check_reconfigure();
+        if let (false, Some(info)) = (is_asked, self.state.lock().unwrap().chosen.clone()) {
+            return Ok(info);
+        }
+        let settings = self.settings.lock().unwrap().clone().on(&session.settings);
+        let plan = session.plan(&settings).map_err(|err| self.fail(errors::message(&err)))?;
+        let ours = plan.caps();
+        let mut caps = self.srcpad.peer_query_caps(Some(&ours)).intersect(&ours);
+        if caps.is_empty() {
+            let theirs = self.srcpad.peer_query_caps(None);
+            return Err(self.fail(gst::error_msg!(
+                gst::CoreError::Negotiation,
+                ("downstream wants {theirs}, which is not possible here: {}", plan.bound()),
+                ["this element gives {ours}"]
+            )));
+        }
+        plan.choose(&mut caps);
+        let info = VideoInfo::from_caps(&caps).map_err(|_| gst::FlowError::NotNegotiated)?;
+        gst::debug!(CAT, imp = self, "downstream takes {caps}");
+        self.state.lock().unwrap().chosen = Some(info.clone());
+        Ok(info)
+    }
+
+    /// Posts an error.
+    fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
+        self.post_error_message(message);
+        gst::FlowError::Error
+    }
+
+    /// Handles an event from upstream.
+    fn sink_event(&self, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::FlushStart(_) => {
+                self.stop_waiting();
+                let is_pushed = self.srcpad.push_event(event);
+                let _ = self.srcpad.pause_task();
+                return is_pushed;
+            }
+            gst::EventView::FlushStop(_) => {
+                {
+                    let mut state = self.state.lock().unwrap();
+                    state.is_flushing = false;
+                    state.segment = gst::FormattedSegment::new();
+                    state.output = Output { info: state.output.info.take(), ..Output::default() };
+                }
+                let is_pushed = self.srcpad.push_event(event);
+                return is_pushed && self.start().is_ok();
+            }
+            gst::EventView::Caps(event) => return self.set_caps(event.caps()),
+            gst::EventView::Segment(segment) => {
+                let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() else {
+                    let _ = self.fail(gst::error_msg!(gst::CoreError::Event, ("only streams of time are possible")));
+                    return false;
+                };
+                // Clips have times of their own, so the segment that goes out is another one.
+                self.state.lock().unwrap().segment = segment.clone();
+                return true;
+            }
+            // A clip has no gaps.
+            gst::EventView::Gap(_) => return true,
+            _ if !event.is_serialized() => return self.srcpad.push_event(event),
+            _ => {}
+        }
+        let mut state = self.state.lock().unwrap();
+        if state.is_flushing {
+            return false;
+        }
+        state.queue.push_back(Item::Event(event));
+        self.changed.notify_all();
+        true
+    }
+
+    fn set_caps(&self, caps: &gst::CapsRef) -> bool {
+        let info = VideoInfo::from_caps(caps);
+        let refuse = |reason: &str| {
+            let _ = self.fail(gst::error_msg!(gst::StreamError::Format, ("{caps} can't be taken: {reason}")));
+            false
+        };
+        match info {
+            Err(_) => refuse("it is not raw video"),
+            Ok(info) if info.interlace_mode() != VideoInterlaceMode::Progressive => {
+                refuse("it is interlaced; put deinterlace before this element")
+            }
+            Ok(_) => {
+                self.state.lock().unwrap().pictures = Some(caps.to_owned());
+                true
+            }
+        }
+    }
+
+    /// Ends every wait and all work.
+    fn stop_waiting(&self) {
+        let clips: Vec<_> = {
+            let mut state = self.state.lock().unwrap();
+            state.is_flushing = true;
+            self.changed.notify_all();
+            state.queue.drain(..).collect()
+        };
+        for item in clips {
+            if let Item::Clip(clip, ..) = item {
+                clip.interrupt();
+            }
+        }
+    }
+
+    /// Starts the thread that pushes.
+    fn start(&self) -> Result<(), glib::BoolError> {
+        let weak = self.downgrade();
+        self.srcpad.start_task(move || {
+            if let Some(imp) = weak.upgrade() {
+                imp.work();
+            }
+        })
+    }
+
+    /// One turn of the thread that pushes: waits for what is next, and pushes all of it.
+    fn work(&self) {
+        let item = {
+            let state = self.state.lock().unwrap();
+            let is_empty = |state: &mut State| state.queue.is_empty() && !state.is_flushing;
+            let state = self.changed.wait_while(state, is_empty).unwrap();
+            // It stays in the queue until it is done: so that it counts, and is found by who ends the wait for it.
+            state.queue.front().cloned()
+        };
+        let result = match &item {
+            None => Err(gst::FlowError::Flushing),
+            Some(Item::Event(event)) => {
+                if event.type_() != gst::EventType::StreamStart {
+                    self.begin_segment();
+                }
+                let is_eos = event.type_() == gst::EventType::Eos;
+                self.srcpad.push_event(event.clone());
+                if is_eos { Err(gst::FlowError::Eos) } else { Ok(()) }
+            }
+            Some(Item::Clip(clip, number, start, info)) => self.push(clip, *number, *start, info),
+        };
+        let mut state = self.state.lock().unwrap();
+        if !state.is_flushing {
+            state.queue.pop_front();
+            self.changed.notify_all();
+        }
+        drop(state);
+        if let Err(err) = result {
+            self.end(err);
+        }
+    }
+
+    /// The thread that pushes can't go on.
+    fn end(&self, err: gst::FlowError) {
+        gst::debug!(CAT, imp = self, "the source pad's thread ends: {err}");
+        let _ = self.srcpad.pause_task();
+        if err == gst::FlowError::Eos || err == gst::FlowError::Flushing {
+            return;
+        }
+        self.stop_waiting();
+        if err == gst::FlowError::NotLinked || err == gst::FlowError::NotNegotiated {
+            gst::element_imp_error!(self, gst::StreamError::Failed, ("downstream does not take the clips: {err}"));
+        }
+        self.srcpad.push_event(gst::event::Eos::new());
+    }
+
+    /// Pushes a segment from 0 on, before anything that needs one.
+    fn begin_segment(&self) {
+        let is_new = !std::mem::replace(&mut self.state.lock().unwrap().output.has_segment, true);
+        if is_new {
+            let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+            self.srcpad.push_event(gst::event::Segment::new(&segment));
+        }
+    }
+
+    /// Pushes the frames of a clip as they come.
+    fn push(&self, clip: &Clip, number: u64, start: gst::ClockTime, info: &VideoInfo) -> Result<(), gst::FlowError> {
+        let session = self.state.lock().unwrap().session.clone().ok_or(gst::FlowError::Flushing)?;
+        let mut output = self.state.lock().unwrap().output.clone();
+        if output.info.as_ref() != Some(info) {
+            let caps = info.to_caps().map_err(|_| gst::FlowError::NotNegotiated)?;
+            if !self.srcpad.push_event(gst::event::Caps::new(&caps))
+                && !self.srcpad.pad_flags().contains(gst::PadFlags::FLUSHING)
+            {
+                return Err(gst::FlowError::NotNegotiated);
+            }
+            output.info = Some(info.clone());
+        }
+        self.begin_segment();
+        if number == 0 {
+            self.srcpad.push_event(gst::event::Tag::new(tags(&[session.provenance(&clip.order, 0)])));
+        }
+        let base = start.max(output.end);
+        let mut frame_number = 0;
+        loop {
+            match clip.next() {
+                Next::Frame(frame) => {
+                    let at = |frame| time(frame, info.fps()).map(|time| base + time);
+                    let (pts, end) = (at(frame_number), at(frame_number + 1));
+                    let mut buffer = frame_buffer(frame, info).map_err(|err| self.fail(errors::message(&err)))?;
+                    {
+                        let buffer = buffer.get_mut().expect("a new buffer has one owner");
+                        buffer.set_pts(pts);
+                        buffer.set_duration(end.zip(pts).map(|(end, pts)| end - pts));
+                        buffer.set_offset(output.frames);
+                        buffer.set_offset_end(output.frames + 1);
+                        if !output.is_begun {
+                            buffer.set_flags(gst::BufferFlags::DISCONT);
+                        }
+                    }
+                    output.is_begun = true;
+                    output.frames += 1;
+                    output.end = end.unwrap_or(output.end);
+                    frame_number += 1;
+                    {
+                        let mut state = self.state.lock().unwrap();
+                        let has_segment = state.output.has_segment;
+                        state.output = Output { has_segment, ..output.clone() };
+                    }
+                    self.srcpad.push(buffer)?;
+                }
+                Next::Interrupted | Next::Ended(Err(Error::Cancelled)) => return Err(gst::FlowError::Flushing),
+                Next::Ended(Err(err)) => return Err(self.fail(errors::message(&err))),
+                Next::Ended(Ok(summary)) => {
+                    let provenance = session.tell(&clip.order, number, &summary);
+                    let told = {
+                        let told = &mut self.state.lock().unwrap().output.told;
+                        if told.len() < TOLD {
+                            told.push(provenance);
+                        }
+                        told.clone()
+                    };
+                    self.srcpad.push_event(gst::event::Tag::new(tags(&told)));
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for SvdAnimate {
+    const NAME: &'static str = "GstSvdAnimate";
+    type Type = super::SvdAnimate;
+    type ParentType = gst::Element;
+    type Interfaces = (gst::Preset,);
+
+    fn with_class(class: &Self::Class) -> Self {
+        let template = |name| class.pad_template(name).expect("the class has its templates");
+        let sinkpad = gst::Pad::builder_from_template(&template("sink"))
+            .chain_function(|_, parent, buffer| {
+                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |imp| imp.take(buffer))
+            })
+            .event_function(|_, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(event))
+            })
+            .build();
+        let srcpad = gst::Pad::builder_from_template(&template("src"))
+            .activatemode_function(|pad, parent, _, is_active| {
+                let failed = || Err(gst::loggable_error!(CAT, "panicked"));
+                Self::catch_panic_pad_function(parent, failed, |imp| imp.activate(pad, is_active))
+            })
+            .event_function(|pad, parent, event| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_event(pad, event))
+            })
+            .query_function(|pad, parent, query| {
+                Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
+            })
+            .build();
+        Self { sinkpad, srcpad, settings: Mutex::default(), state: Mutex::default(), changed: Condvar::new() }
+    }
+}
+
+impl SvdAnimate {
+    fn activate(&self, pad: &gst::Pad, is_active: bool) -> Result<(), gst::LoggableError> {
+        if is_active {
+            self.state.lock().unwrap().is_flushing = false;
+            self.start().map_err(|err| gst::loggable_error!(CAT, "{err}"))
+        } else {
+            self.stop_waiting();
+            pad.stop_task().map_err(|err| gst::loggable_error!(CAT, "{err}"))
+        }
+    }
+
+    fn src_event(&self, pad: &gst::Pad, event: gst::Event) -> bool {
+        match event.view() {
+            // A time of the clips is not a time of the pictures.
+            gst::EventView::Seek(_) => false,
+            _ => gst::Pad::event_default(pad, Some(&*self.obj()), event),
+        }
+    }
+
+    fn src_query(&self, pad: &gst::Pad, query: &mut gst::QueryRef) -> bool {
+        match query.view_mut() {
+            gst::QueryViewMut::Position(query) => {
+                let output = self.state.lock().unwrap().output.clone();
+                match query.format() {
+                    gst::Format::Time => query.set(output.end),
+                    gst::Format::Default => query.set(gst::format::Default::from_u64(output.frames)),
+                    _ => return false,
+                }
+                true
+            }
+            // How many pictures come is not known.
+            gst::QueryViewMut::Duration(_) => false,
+            gst::QueryViewMut::Seeking(query) => {
+                let format = query.format();
+                query.set(
+                    false,
+                    gst::GenericFormattedValue::none_for_format(format),
+                    gst::GenericFormattedValue::none_for_format(format),
+                );
+                true
+            }
+            gst::QueryViewMut::Caps(query) => {
+                let mut caps = match &self.state.lock().unwrap().plan {
+                    Some(plan) => plan.caps(),
+                    None => template(),
+                };
+                if let Some(filter) = query.filter_owned() {
+                    caps = filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First);
+                }
+                query.set_result(&caps);
+                true
+            }
+            _ => gst::Pad::query_default(pad, Some(&*self.obj()), query),
+        }
+    }
+}
+
+impl ObjectImpl for SvdAnimate {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(shared_properties);
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let is_new = self.settings.lock().unwrap().set(pspec.name(), value);
+        if is_new && pspec.name() == "seed" {
+            let mut state = self.state.lock().unwrap();
+            state.seeded = state.clips;
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        self.settings.lock().unwrap().get(pspec)
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        let obj = self.obj();
+        obj.add_pad(&self.sinkpad).expect("the element has no pad of that name yet");
+        obj.add_pad(&self.srcpad).expect("the element has no pad of that name yet");
+    }
+}
+
+impl GstObjectImpl for SvdAnimate {}
+
+impl PresetImpl for SvdAnimate {}
+
+impl ElementImpl for SvdAnimate {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Stable Video Diffusion filter",
+                "Filter/Effect/Video",
+                "Makes a video clip from each picture with Stable Video Diffusion",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            let raw = gst_video::VideoCapsBuilder::new().build();
+            let always = |name, direction, caps: &gst::Caps| {
+                gst::PadTemplate::new(name, direction, gst::PadPresence::Always, caps).expect("the template is valid")
+            };
+            vec![always("sink", gst::PadDirection::Sink, &raw), always("src", gst::PadDirection::Src, &template())]
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        match transition {
+            gst::StateChange::ReadyToPaused => {
+                let settings = self.settings.lock().unwrap().clone();
+                let obj = self.obj();
+                let opened = Session::open(obj.upcast_ref(), settings).and_then(|session| {
+                    let plan = session.plan(&session.settings).map_err(|err| errors::message(&err))?;
+                    Ok((session, plan))
+                });
+                let (session, plan) = opened.map_err(|message| {
+                    self.post_error_message(message);
+                    gst::StateChangeError
+                })?;
+                *self.state.lock().unwrap() =
+                    State { session: Some(Arc::new(session)), plan: Some(plan), ..State::default() };
+            }
+            // Before the pads are deactivated: they wait for their threads.
+            gst::StateChange::PausedToReady => self.stop_waiting(),
+            _ => {}
+        }
+        let result = self.parent_change_state(transition);
+        if transition == gst::StateChange::PausedToReady
+            || (transition == gst::StateChange::ReadyToPaused && result.is_err())
+        {
+            let state = std::mem::take(&mut *self.state.lock().unwrap());
+            drop(state);
+        }
+        result
+    }
+}
