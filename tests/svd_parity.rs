@@ -11,7 +11,7 @@ use common::{Fixture, assert_close, file, recipe, relative_error};
 use gsttorchvideo::engine::Error;
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::svd::{
-    DecodeMode, Event, Model, Noise, Params, Schedule, clip, denoiser, generate, inspect, sampler, schedule, unet, vae,
+    DecodeMode, Event, Model, Noise, Params, clip, denoiser, generate, inspect, sampler, schedule, unet, vae,
 };
 use gsttorchvideo::engine::weights::Weights;
 use gsttorchvideo::engine::worker::Cancel;
@@ -123,7 +123,7 @@ fn schedules() {
     let config: schedule::Config = fixture.parse("config");
     config.check().unwrap();
     for steps in [1, 2, 3, 5, 10, 25, 50] {
-        let sigmas = config.sigmas(&Schedule::Karras, steps);
+        let sigmas = config.sigmas(&Params { num_inference_steps: steps, ..Params::default() });
         assert_eq!(sigmas, Vec::<f32>::try_from(fixture.tensor(&format!("sigmas.{steps}"))).unwrap());
         let timesteps: Vec<_> = sigmas[..steps as usize].iter().map(|&sigma| schedule::timestep(sigma)).collect();
         let wanted = fixture.tensor(&format!("timesteps.{steps}"));
@@ -136,7 +136,7 @@ fn schedules() {
 #[test]
 fn sampler_steps() {
     let fixture = Fixture::open("svd/schedule");
-    let sigmas = schedule::Config::default().sigmas(&Schedule::Karras, 5);
+    let sigmas = schedule::Config::default().sigmas(&Params { num_inference_steps: 5, ..Params::default() });
     let start = fixture.input("schedule.sample") * schedule::initial_scale(sigmas[0]);
     let mut step = 0;
     let denoise = |x: &Tensor, sigma: f32| {

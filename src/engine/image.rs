@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader};
+use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::resample::resample;
@@ -151,7 +152,8 @@ impl Frame {
 pub const MAX_PADDED: usize = 1 << 27;
 
 /// How a keyframe is brought to the clip's shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Fit {
     /// The middle of the picture; what sticks out is cut off.
     #[default]

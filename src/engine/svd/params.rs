@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What a clip is made from: the parameters of Stable Video Diffusion, their defaults and bounds.
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::image::Fit;
 use crate::engine::{Error, Result};
 
 /// The parameters of one clip. Names, meanings and defaults are diffusers' (`StableVideoDiffusionPipeline.__call__`),
 /// except that a seed is always set.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Params {
     /// Frames in the clip, 1 to [`MAX_FRAMES`].
     pub num_frames: i64,
@@ -24,8 +27,11 @@ pub struct Params {
     pub noise_aug_strength: f64,
     /// Denoising steps, 1 to 1000.
     pub num_inference_steps: i64,
-    /// The noise levels that the steps go down.
+    /// How the noise levels that the steps go down are spaced.
     pub schedule: Schedule,
+    /// The noise levels themselves, falling; they go before `schedule` and `num_inference_steps`. A 0 at the end may be
+    /// left out. None is as those say.
+    pub sigmas: Vec<f64>,
     /// The lowest guidance along the clip.
     pub min_guidance_scale: f64,
     /// The highest guidance along the clip.
@@ -43,8 +49,9 @@ pub struct Params {
     pub seed: i64,
 }
 
-/// The noise levels that sampling goes down.
-#[derive(Debug, Clone, PartialEq, Default)]
+/// The spacing of the noise levels that sampling goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Schedule {
     /// Karras et al., as SVD's own scheduler has it.
     #[default]
@@ -52,12 +59,11 @@ pub enum Schedule {
     /// The ten levels that "Align Your Steps" (Sabour et al., 2024, arXiv:2404.14507) found for SVD; other numbers of
     /// steps lie between them on a logarithmic line.
     Ays,
-    /// These, falling. A 0 at the end may be left out. They decide the number of steps.
-    Sigmas(Vec<f64>),
 }
 
 /// How guidance goes along the clip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum GuidanceShape {
     /// From the minimum at the first frame to the maximum at the last.
     #[default]
@@ -69,7 +75,8 @@ pub enum GuidanceShape {
 }
 
 /// How a clip that is decoded in chunks is put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DecodeMode {
     /// As if it were decoded at once, whatever the chunks.
     #[default]
@@ -95,6 +102,7 @@ impl Default for Params {
             noise_aug_strength: 0.02,
             num_inference_steps: 25,
             schedule: Schedule::Karras,
+            sigmas: Vec::new(),
             min_guidance_scale: 1.0,
             max_guidance_scale: 3.0,
             guidance_shape: GuidanceShape::Linear,
@@ -138,8 +146,8 @@ impl Params {
         side("height", self.height)?;
         within("num_frames", self.num_frames, 1, MAX_FRAMES)?;
         within("num_inference_steps", self.num_inference_steps, 1, 1000)?;
-        if let Schedule::Sigmas(sigmas) = &self.schedule {
-            self::sigmas(sigmas)?;
+        if !self.sigmas.is_empty() {
+            check_sigmas(&self.sigmas)?;
         }
         within("decode_chunk_size", self.decode_chunk_size, 0, MAX_FRAMES)?;
         from("fps", self.fps, 1.0)?;
@@ -147,6 +155,12 @@ impl Params {
         from("noise_aug_strength", self.noise_aug_strength, 0.0)?;
         from("min_guidance_scale", self.min_guidance_scale, 0.0)?;
         from("max_guidance_scale", self.max_guidance_scale, 0.0)
+    }
+
+    /// Denoising steps that are made.
+    pub fn steps(&self) -> i64 {
+        let levels = self.sigmas.strip_suffix(&[0.0]).unwrap_or(&self.sigmas);
+        if levels.is_empty() { self.num_inference_steps } else { levels.len() as i64 }
     }
 
     /// Whether the network runs twice a step, with and without the keyframe. Upstream asks the maximum alone, and so
@@ -162,7 +176,7 @@ impl Params {
 }
 
 /// Checks noise levels that were given by hand.
-fn sigmas(sigmas: &[f64]) -> Result<()> {
+fn check_sigmas(sigmas: &[f64]) -> Result<()> {
     let wrong = |value: String, expected| Err(Error::param("sigmas", value, expected));
     let levels = sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas);
     if levels.is_empty() || levels.len() > 1000 {
@@ -219,13 +233,12 @@ mod tests {
 
     #[test]
     fn noise_levels_must_fall() {
-        let check =
-            |levels: &[f64]| Params { schedule: Schedule::Sigmas(levels.to_vec()), ..Params::default() }.validate();
+        let check = |levels: &[f64]| Params { sigmas: levels.to_vec(), ..Params::default() }.validate();
+        check(&[]).unwrap();
         check(&[700.0, 1.0]).unwrap();
         check(&[700.0, 1.0, 0.0]).unwrap();
         for (levels, part) in [
-            (&[][..], "1 to 1000"),
-            (&[0.0], "1 to 1000"),
+            (&[0.0][..], "1 to 1000"),
             (&[5.0, 0.0, 0.0], "only the last may be 0"),
             (&[5.0, f64::NAN], "sigmas=NaN"),
             (&[5.0, 5.0], "5, 5"),

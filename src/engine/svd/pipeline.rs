@@ -131,8 +131,8 @@ impl Making<'_> {
     fn run(mut self, shown: &Frame) -> Result<Summary> {
         let (device, cancel) = (self.model.device, self.cancel);
         let info = &self.model.source.info;
-        let sigmas = info.schedule.sigmas(&self.params.schedule, self.params.num_inference_steps);
-        let steps = sigmas.len() as i64 - 1;
+        let sigmas = info.schedule.sigmas(self.params);
+        let steps = self.params.steps();
         let Params { width, height, num_frames: frames, .. } = *self.params;
         let factor = info.vae.factor();
         let latent_shape = [1, frames, info.unet.out_channels, height / factor, width / factor];
@@ -145,6 +145,9 @@ impl Making<'_> {
             estimate.decode.seconds = timing.decode;
         }
         (self.report)(Event::Planned(estimate, self.strategy));
+        if self.strategy.taking_turns {
+            self.model.leave_only(Stage::Encode);
+        }
         memory::reset_peak(device);
         memory::reset_peak(Device::Cpu);
 
@@ -218,11 +221,12 @@ impl Making<'_> {
     /// One rung down the ladder, after memory did not suffice.
     fn use_less_memory(&mut self, stage: Stage, reason: String) -> Result<()> {
         memory::release_cached(self.model.device);
-        // There is less than this stage takes, whatever was thought; and less than nearly as much, too.
+        // There is less than this stage takes, whatever was thought.
         let failed = self.planner.bytes(stage, &self.strategy);
-        self.budget = self.budget.min(failed / 20 * 19);
+        self.budget = self.budget.min(failed - 1);
         let Some(strategy) = self.planner.plan(stage, self.budget) else {
-            let refusal = self.planner.refusal(self.budget, "what there is".into());
+            // How much less can't be known: what is named should be on the safe side.
+            let refusal = self.planner.refusal(self.budget / 5 * 4, "the memory".into());
             return Err(Error::OutOfMemory(format!("{reason}; {refusal}")));
         };
         self.strategy = strategy;

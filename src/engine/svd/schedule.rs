@@ -7,7 +7,7 @@
 
 use serde::Deserialize;
 
-use super::Schedule;
+use super::{Params, Schedule};
 
 /// `scheduler/scheduler_config.json`, as far as it decides anything for SVD.
 #[derive(Debug, Clone, Deserialize)]
@@ -55,12 +55,13 @@ impl Config {
         Ok(())
     }
 
-    /// The falling noise levels of a schedule, then 0. `steps` is how many, unless the schedule says it.
-    pub fn sigmas(&self, schedule: &Schedule, steps: i64) -> Vec<f32> {
-        let sigmas = match schedule {
+    /// The falling noise levels of a clip, then 0.
+    pub fn sigmas(&self, params: &Params) -> Vec<f32> {
+        let steps = params.steps();
+        let sigmas = match params.schedule {
+            _ if !params.sigmas.is_empty() => params.sigmas[..steps as usize].to_vec(),
             Schedule::Karras => self.karras(steps),
             Schedule::Ays => ays(steps),
-            Schedule::Sigmas(sigmas) => sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas).to_vec(),
         };
         sigmas.into_iter().map(|sigma| sigma as f32).chain([0.0]).collect()
     }
@@ -109,20 +110,27 @@ mod tests {
 
     #[test]
     fn aligned_steps_are_the_papers() {
-        let config = Config::default();
-        let ten = config.sigmas(&Schedule::Ays, 10);
+        let sigmas = |steps| {
+            let params = Params { schedule: Schedule::Ays, num_inference_steps: steps, ..Params::default() };
+            Config::default().sigmas(&params)
+        };
+        let ten = sigmas(10);
         assert_eq!(ten, [700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.0]);
         // Nineteen have the ten, and nine in their middles.
-        let more = config.sigmas(&Schedule::Ays, 19);
+        let more = sigmas(19);
         assert_eq!(more.iter().copied().step_by(2).take(10).collect::<Vec<_>>(), ten[..10]);
         assert!((more[1] - (700.0f32 * 54.5).sqrt()).abs() < 1e-3);
         assert!(more.windows(2).all(|pair| pair[0] > pair[1]));
-        assert_eq!(config.sigmas(&Schedule::Ays, 1), [700.0, 0.0]);
+        assert_eq!(sigmas(1), [700.0, 0.0]);
     }
 
     #[test]
     fn levels_by_hand_end_in_none() {
-        let by_hand = |levels: &[f64]| Config::default().sigmas(&Schedule::Sigmas(levels.to_vec()), 25);
+        let by_hand = |levels: &[f64]| {
+            let params = Params { sigmas: levels.to_vec(), ..Params::default() };
+            assert_eq!(params.steps(), 2);
+            Config::default().sigmas(&params)
+        };
         assert_eq!(by_hand(&[80.0, 2.0]), [80.0, 2.0, 0.0]);
         assert_eq!(by_hand(&[80.0, 2.0, 0.0]), [80.0, 2.0, 0.0]);
     }
