@@ -241,7 +241,7 @@ fn memory_that_runs_out_is_made_do_with() {
         assert!(differ(&made.frames, &plain.frames) <= 1);
     }
     // Not enough for anything.
-    memory::limit(Some(memory::usage(CPU).current + 1000));
+    memory::limit(Some(memory::usage(CPU).current + 200_000));
     let result = make(&mut model, &params);
     memory::limit(None);
     let Err(Error::OutOfMemory(message)) = result else { panic!("there is no memory") };

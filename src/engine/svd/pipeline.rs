@@ -83,7 +83,8 @@ pub fn generate(
     let (budget, limit) = budget(model, params);
     let strategy = plan(&planner, budget, limit)?;
     let making = Making { model, planner, params, strategy, budget, cancel, report };
-    let summary = making.run(&shown);
+    // However it ends, what was loaded for it alone goes.
+    let summary = guarded(|| making.run(&shown));
     model.settle();
     summary
 }
@@ -94,7 +95,12 @@ fn budget(model: &Model, params: &Params) -> (u64, impl FnOnce() -> String) {
     let device = model.device;
     let free = memory::available(device);
     // Without the last tenth: libraries want some of it, and what is free lies in pieces.
-    let budget = if max_memory == 0 { (free + model.bytes()) / 10 * 9 } else { max_memory };
+    let budget = match (max_memory, free) {
+        // It can't be told; what does not fit will show.
+        (0, 0) => u64::MAX,
+        (0, free) => (free + model.bytes()) / 10 * 9,
+        (most, _) => most,
+    };
     let limit = move || match (max_memory, device) {
         (0, Device::Cuda(index)) => format!("what {} has free ({budget} bytes)", DeviceChoice::Cuda(index)),
         (0, _) => format!("what the machine has free ({budget} bytes)"),

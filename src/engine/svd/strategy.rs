@@ -30,14 +30,17 @@ pub struct Strategy {
 }
 
 impl fmt::Display for Strategy {
-    /// "4 frames decoded at once, guidance in sequence".
+    /// "decoding 4 frames at a time, guidance in sequence".
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} frames decoded at once", self.decoding.chunk)?;
+        match self.decoding.chunk {
+            1 => f.write_str("decoding 1 frame at a time")?,
+            chunk => write!(f, "decoding {chunk} frames at a time")?,
+        }
         if self.decoding.two_pass {
             f.write_str(" in two passes")?;
         }
         if self.decoding.keep == Keep::Host {
-            f.write_str(" and kept on the host")?;
+            f.write_str(", activations on the host")?;
         }
         if self.sequential_guidance {
             f.write_str(", guidance in sequence")?;
@@ -273,7 +276,9 @@ impl<'a> Planner<'a> {
             limit,
             what: format!("{width}x{height} with {num_frames} frames"),
             needed,
-            remedy: self.remedy(budget).unwrap_or_else(|| "no size and no length would fit".into()),
+            remedy: self
+                .remedy(budget)
+                .unwrap_or_else(|| "its networks alone are too large, whatever the size and the length".into()),
         }
     }
 
