@@ -294,7 +294,12 @@ fn progress_is_told() {
     assert_eq!(last.0, ProgressType::Complete);
     let between = &generate[1..generate.len() - 1];
     assert!(between.iter().all(|(kind, _)| *kind == ProgressType::Continue));
-    let texts: Vec<_> = between.iter().map(|(_, text)| text.as_str()).collect();
+    let texts = between.iter().map(|(_, text)| text.as_str());
+    let (decoding, texts): (Vec<_>, Vec<_>) = texts.partition(|text| text.starts_with("Decoding "));
+    let percent = |text: &str| text.strip_prefix("Decoding ")?.strip_suffix(" %")?.parse::<i32>().ok();
+    let percents: Vec<_> = decoding.into_iter().map(|text| percent(text).unwrap()).collect();
+    assert!(percents.len() > 10 && percents.is_sorted_by(|a, b| a < b), "{percents:?}");
+    assert_eq!(percents.last(), Some(&100));
     let wanted = [
         "Encoded the keyframe",
         "Denoising step 1 of 2 (50 %)",
