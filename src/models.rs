@@ -64,7 +64,11 @@ fn locate_in(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
     })
 }
 
-fn find_svd_in(model_type: ModelType, folders: &[PathBuf], hubs: &[PathBuf]) -> Result<PathBuf, String> {
+/// [`find_svd`] in these folders, and in these caches of the Hugging Face hub.
+///
+/// # Errors
+/// As [`find_svd`].
+pub fn find_svd_in(model_type: ModelType, folders: &[PathBuf], hubs: &[PathBuf]) -> Result<PathBuf, String> {
     let repository = model_type.repository();
     let name = repository.rsplit('/').next().unwrap_or(repository);
     let names = [name, model_type.name(), model_type.file_name()];

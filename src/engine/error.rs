@@ -72,9 +72,9 @@ pub enum Error {
         remedy: String,
     },
     /// A stage gave NaN or infinity.
-    #[error("{stage} gave numbers that are not finite in {dtype}: use dtype=fp32")]
+    #[error("{stage} gave numbers that are not finite, even in {dtype}: the weights or the parameters are at fault")]
     NonFinite {
-        /// The stage: "denoising", "decoding", "upscaling".
+        /// The stage: "denoising", "decoding".
         stage: &'static str,
         /// The precision that it ran in.
         dtype: &'static str,

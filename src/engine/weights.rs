@@ -112,18 +112,24 @@ impl Mapped {
         let _ = self.file.advise_range(Advice::WillNeed, start, length);
         let bytes = &self.file[self.range.clone()];
         let is_aligned = bytes.as_ptr().addr().is_multiple_of(self.kind.elt_size_in_bytes());
-        let stored = if is_aligned && length > 0 {
-            // SAFETY: the bytes are those of the shape, which safetensors has checked, and they outlive the tensor,
-            // which ends with this function: what it returns is a copy.
-            unsafe { Tensor::f_from_blob(bytes.as_ptr(), &self.shape, &[], self.kind, Device::Cpu)? }
+        let is_ready = (device, kind) == (Device::Cpu, self.kind);
+        let loaded = if is_ready || !is_aligned || bytes.is_empty() {
+            let copy = Tensor::f_from_data_size(bytes, &self.shape, self.kind)?;
+            self.turned(&copy)?.f_to_device_(device, kind, false, false)?
         } else {
-            Tensor::f_from_data_size(bytes, &self.shape, self.kind)?
+            // SAFETY: the bytes are those of the shape, which safetensors has checked, and they outlive the tensor,
+            // which ends with this block; what is made of it is a copy.
+            let stored = unsafe { Tensor::f_from_blob(bytes.as_ptr(), &self.shape, &[], self.kind, Device::Cpu)? };
+            self.turned(&stored)?.f_to_device_(device, kind, false, true)?
         };
-        let stored = if self.is_transposed { stored.f_tr()?.f_contiguous()? } else { stored };
-        let loaded = stored.f_to_device_(device, kind, false, true)?;
         // SAFETY: nobody writes to the mapping, so pages that are given back and read again are the same.
         let _ = unsafe { self.file.unchecked_advise_range(UncheckedAdvice::DontNeed, start, length) };
         Ok(loaded)
+    }
+
+    /// What is stored, as the matrix that it is to be.
+    fn turned(&self, stored: &Tensor) -> Result<Tensor> {
+        Ok(if self.is_transposed { stored.f_tr()?.f_contiguous()? } else { stored.shallow_clone() })
     }
 }
 
@@ -436,6 +442,8 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
         Dtype::BF16 => Kind::BFloat16,
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
+        Dtype::F8_E4M3 => Kind::Float8e4m3fn,
+        Dtype::F8_E5M2 => Kind::Float8e5m2,
         Dtype::I64 => Kind::Int64,
         Dtype::I32 => Kind::Int,
         Dtype::U8 => Kind::Uint8,

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Every test file uses its own part.
 
 pub mod recipe;
+pub mod sgm;
 pub mod svd;
 pub mod tiny_svd;
 

@@ -205,4 +205,3 @@ pub fn check_error(pipeline: &Pipeline, parts: &[&str]) {
     assert!(parts.iter().all(|part| errors[0].contains(part)), "{parts:?}: {}", errors[0]);
     pipeline.0.set_state(gst::State::Null).unwrap();
 }
-

@@ -152,7 +152,7 @@ fn temporal_block(
                 // The norm's moments, the norm, the activation, the product.
                 scratch.change();
                 scratch.change();
-                scratch.multiply(3 * c * c, frames * width);
+                scratch.conv_over_frames();
             }
             if pass == 0 && keeps {
                 kept.extend(hidden);

@@ -83,7 +83,8 @@ pub fn generate(
     let (budget, limit) = budget(model, params);
     let strategy = plan(&planner, budget, limit)?;
     let making = Making { model, planner, params, strategy, budget, cancel, report };
-    let summary = making.run(&shown);
+    // However it ends, what was loaded for it alone goes.
+    let summary = guarded(|| making.run(&shown));
     model.settle();
     summary
 }
@@ -94,7 +95,12 @@ fn budget(model: &Model, params: &Params) -> (u64, impl FnOnce() -> String) {
     let device = model.device;
     let free = memory::available(device);
     // Without the last tenth: libraries want some of it, and what is free lies in pieces.
-    let budget = if max_memory == 0 { (free + model.bytes()) / 10 * 9 } else { max_memory };
+    let budget = match (max_memory, free) {
+        // It can't be told; what does not fit will show.
+        (0, 0) => u64::MAX,
+        (0, free) => (free + model.bytes()) / 10 * 9,
+        (most, _) => most,
+    };
     let limit = move || match (max_memory, device) {
         (0, Device::Cuda(index)) => format!("what {} has free ({budget} bytes)", DeviceChoice::Cuda(index)),
         (0, _) => format!("what the machine has free ({budget} bytes)"),
@@ -145,6 +151,9 @@ impl Making<'_> {
             estimate.decode.seconds = timing.decode;
         }
         (self.report)(Event::Planned(estimate, self.strategy));
+        if self.strategy.taking_turns {
+            self.model.leave_only(Stage::Encode);
+        }
         memory::reset_peak(device);
         memory::reset_peak(Device::Cpu);
 
@@ -218,11 +227,12 @@ impl Making<'_> {
     /// One rung down the ladder, after memory did not suffice.
     fn use_less_memory(&mut self, stage: Stage, reason: String) -> Result<()> {
         memory::release_cached(self.model.device);
-        // There is less than this stage takes, whatever was thought; and less than nearly as much, too.
+        // There is less than this stage takes, whatever was thought.
         let failed = self.planner.bytes(stage, &self.strategy);
-        self.budget = self.budget.min(failed / 20 * 19);
+        self.budget = self.budget.min(failed - 1);
         let Some(strategy) = self.planner.plan(stage, self.budget) else {
-            let refusal = self.planner.refusal(self.budget, "what there is".into());
+            // How much less can't be known: what is named should be on the safe side.
+            let refusal = self.planner.refusal(self.budget / 5 * 4, "the memory".into());
             return Err(Error::OutOfMemory(format!("{reason}; {refusal}")));
         };
         self.strategy = strategy;

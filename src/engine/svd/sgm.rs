@@ -104,22 +104,23 @@ struct Level {
 
 /// Says which parts of a model are missing, if not all are.
 pub fn missing(shapes: &Shapes) -> Option<Vec<String>> {
+    let has = |prefix: &str, name: &str| shapes.contains_key(&format!("{prefix}{name}"));
+    let encoder = "encoder.conv_in.weight";
     let parts = [
-        ("the UNet", UNET, "input_blocks.0.0.weight"),
-        ("the VAE's decoder", FIRST_STAGE, "decoder.conv_in.weight"),
-        ("the VAE's encoder", FIRST_STAGE, "encoder.conv_in.weight"),
-        ("the image encoder", TOWER, ""),
+        ("the UNet", UNET, has(UNET, "input_blocks.0.0.weight")),
+        ("the VAE's decoder", FIRST_STAGE, has(FIRST_STAGE, "decoder.conv_in.weight")),
+        ("the VAE's encoder", FIRST_STAGE, has(FIRST_STAGE, encoder) || has_condition(shapes)),
+        ("the image encoder", TOWER, shapes.keys().any(|name| name.starts_with(TOWER))),
     ];
-    let has = |prefix: &str, name: &str| match name {
-        "" => shapes.keys().any(|key| key.starts_with(prefix)),
-        _ => shapes.contains_key(&format!("{prefix}{name}")),
-    };
-    let condition = has(CONDITION, "encoder.conv_in.weight") && has(CONDITION, "quant_conv.weight");
-    let missing = parts
-        .into_iter()
-        .filter(|&(part, prefix, name)| !has(prefix, name) && !(condition && part == "the VAE's encoder"));
+    let missing = parts.into_iter().filter(|(.., is_there)| !is_there);
     let missing: Vec<_> = missing.map(|(part, prefix, _)| format!("{part} ({prefix}*)")).collect();
     (!missing.is_empty()).then_some(missing)
+}
+
+/// Whether the condition has an encoder of its own.
+fn has_condition(shapes: &Shapes) -> bool {
+    let names = ["encoder.conv_in.weight", "quant_conv.weight"];
+    names.iter().all(|name| shapes.contains_key(&format!("{CONDITION}{name}")))
 }
 
 /// Reads the sizes and the order of the blocks off the tensors of a whole model.
@@ -132,8 +133,7 @@ pub fn missing(shapes: &Shapes) -> Option<Vec<String>> {
 pub fn read(shapes: &Shapes) -> Result<(Blocks, unet::Config, vae::Config, clip::Config), String> {
     let reader = Reader(shapes);
     let (inputs, outputs, unet) = read_unet(&reader)?;
-    let has_condition = reader.has(&format!("{CONDITION}encoder.conv_in.weight"))
-        && reader.has(&format!("{CONDITION}quant_conv.weight"));
+    let has_condition = has_condition(shapes);
     let decoder_levels = reader.count(|i| format!("{FIRST_STAGE}decoder.up.{i}.block.0.conv1.weight"));
     let vae = read_vae(&reader, if has_condition { CONDITION } else { FIRST_STAGE })?;
     Ok((Blocks { inputs, outputs, decoder_levels, has_condition }, unet, vae, read_clip(&reader)?))

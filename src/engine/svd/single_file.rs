@@ -94,7 +94,7 @@ impl SingleFile {
     /// # Errors
     /// Those of [`Weights::open`].
     pub fn weights(&self, network: Network, device: Device, kind: Kind, cancel: &Cancel) -> Result<Weights> {
-        let file = Weights::open(&[self.path.clone()], device, kind, cancel)?;
+        let file = Weights::open(std::slice::from_ref(&self.path), device, kind, cancel)?;
         let weights = file.rearranged(|name| match self.blocks.place(name) {
             Place::In(place, parts) if place == network => parts,
             _ => Vec::new(),

@@ -201,9 +201,15 @@ impl<'a> Sketch<'a> {
         self.moved(2.0);
     }
 
-    /// The product of a matrix of `weights` numbers with each of its `count` columns, whose outcome has a place already.
-    pub fn multiply(&self, weights: i64, count: i64) {
-        self.walk().add(|cost| cost.multiplied += (2 * weights * count) as f64);
+    /// A convolution over each frame and its two neighbours, without its weights, to a place that is there already.
+    pub fn conv_over_frames(&self) {
+        let walk = self.walk();
+        let weights = 3 * self.c * self.c;
+        walk.add(|cost| cost.multiplied += (2 * weights * self.n * self.h * self.w) as f64);
+        if walk.is_half() && !walk.device.is_cuda() {
+            // oneDNN can't take windows that overlap.
+            walk.touch(3 * self.bytes() + walk.bytes(weights));
+        }
     }
 
     /// A group norm or a layer norm with its weights.

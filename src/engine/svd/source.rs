@@ -236,7 +236,7 @@ pub struct Source {
 #[derive(Debug, Clone)]
 enum Layout {
     Folder(Folder),
-    SingleFile(SingleFile),
+    SingleFile(Box<SingleFile>),
 }
 
 impl Source {
@@ -326,7 +326,7 @@ impl Layout {
 
     fn find(path: &Path) -> Result<Self> {
         if path.is_file() {
-            return Ok(Self::SingleFile(SingleFile::open(path)?));
+            return Ok(Self::SingleFile(Box::new(SingleFile::open(path)?)));
         }
         if !path.is_dir() {
             let what = if path.is_symlink() {

@@ -30,14 +30,17 @@ pub struct Strategy {
 }
 
 impl fmt::Display for Strategy {
-    /// "4 frames decoded at once, guidance in sequence".
+    /// "decoding 4 frames at a time, guidance in sequence".
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} frames decoded at once", self.decoding.chunk)?;
+        match self.decoding.chunk {
+            1 => f.write_str("decoding 1 frame at a time")?,
+            chunk => write!(f, "decoding {chunk} frames at a time")?,
+        }
         if self.decoding.two_pass {
             f.write_str(" in two passes")?;
         }
         if self.decoding.keep == Keep::Host {
-            f.write_str(" and kept on the host")?;
+            f.write_str(", activations on the host")?;
         }
         if self.sequential_guidance {
             f.write_str(", guidance in sequence")?;
@@ -173,8 +176,9 @@ impl<'a> Planner<'a> {
 
     /// Chunks, the largest first; then the same in two passes; then with the clip on the host between layers.
     fn ways_to_decode(&self) -> Vec<Decoding> {
-        let Params { num_frames: frames, decode_chunk_size: bound, decode_mode: mode, .. } = self.params;
-        let usual = if self.device.is_cuda() { 4 } else { 2 };
+        let Params { width, height, num_frames: frames, decode_chunk_size: bound, decode_mode: mode, .. } = self.params;
+        // On the CPU more than a million pixels at once are slower; a GPU wants some more to do.
+        let usual = if self.device.is_cuda() { 4 } else { ((1 << 20) / (width * height)).max(1) };
         let most = match (bound, mode) {
             (0, DecodeMode::Exact) => usual,
             (0, DecodeMode::Reference) => frames,
@@ -273,7 +277,9 @@ impl<'a> Planner<'a> {
             limit,
             what: format!("{width}x{height} with {num_frames} frames"),
             needed,
-            remedy: self.remedy(budget).unwrap_or_else(|| "no size and no length would fit".into()),
+            remedy: self
+                .remedy(budget)
+                .unwrap_or_else(|| "its networks alone are too large, whatever the size and the length".into()),
         }
     }
 

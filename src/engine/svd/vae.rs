@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 use super::layers::{ResStyle, ResnetBlock2D, SpatioTemporalResBlock, upsample};
 use super::params::DecodeMode;
 pub use super::store::Keep;
-use super::store::{Store, spans, strips};
+use super::store::Store;
 use crate::engine::Result;
 use crate::engine::nn::{Conv2d, GroupNorm, Linear, Moments, Strip, TemporalConv, attend};
 use crate::engine::weights::Scope;
@@ -89,60 +89,6 @@ impl Config {
         }
         shapes
     }
-
-    /// The most bytes that [`Vae::decode`] takes at once for a clip of `frames` latents (h, w) in `kind`, beside its
-    /// weights and what the convolutions' libraries take for themselves.
-    pub fn decode_peak(&self, frames: i64, h: i64, w: i64, kind: Kind, how: &Decoding) -> Peak {
-        let (frames, pixels, bytes) = (frames as u64, (h * w) as u64, kind.elt_size_in_bytes() as u64);
-        let chunk = frames.min(how.chunk as u64);
-        let (clip, keep) = match how.mode {
-            DecodeMode::Exact => (frames, how.keep),
-            // A clip by itself, in one piece.
-            DecodeMode::Reference => (chunk, Keep::Device),
-        };
-        let pieces = spans(clip as i64, chunk as i64);
-        let is_whole = keep == Keep::Device && pieces.len() == 1;
-        let (mut device, mut host) = (0, 0);
-        // Both in values: what is kept of the clip, and what a step takes beside that.
-        let mut live = |kept: u64, more: u64| {
-            device = device.max(if keep == Keep::Host { more } else { kept + more });
-            host = host.max(if keep == Keep::Host { kept } else { 0 });
-        };
-        let (mut before, mut pixels_before) = (self.latent_channels as u64, pixels);
-        for shape in self.shapes() {
-            let (inputs, outputs, side) = (shape.inputs as u64, shape.outputs as u64, shape.side as u64);
-            let pixels_now = pixels * side * side;
-            for span in &pieces {
-                let (done, left) = (span.start as u64, clip - span.start as u64);
-                let kept = done * outputs * pixels_now + left * before * pixels_before;
-                // The block's input, unless it is what is kept; then norm and convolution, or two of the outputs' size.
-                let x = if shape.before.is_some() || keep == Keep::Host { inputs } else { 0 };
-                let more = (x + (inputs + outputs).max(2 * outputs)).max(2 * x);
-                live(kept, (span.end - span.start) as u64 * more * pixels_now);
-            }
-            (before, pixels_before) = (outputs, pixels_now);
-            let strips: Vec<_> =
-                strips(pixels_now as i64, pieces.len()).iter().map(|s| (s.end - s.start) as u64).collect();
-            let hidden = if how.two_pass { strips[0] } else { strips.iter().sum() };
-            let x = if is_whole { 0 } else { clip * strips[0] };
-            live(clip * outputs * pixels_now, outputs * (x + (clip + 2) * (strips[0] + hidden)));
-        }
-        let pictures = 3 * pixels_before;
-        live(clip * before * pixels_before, chunk * (before * pixels_before + pictures) + (clip + 2) * pictures);
-        let latents = frames * self.latent_channels as u64 * pixels;
-        // The reference's finished chunks wait for the last one.
-        let finished = (frames - clip) * pictures;
-        Peak { device: bytes * (device + latents + finished), host: bytes * host }
-    }
-}
-
-/// Bytes that are taken at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peak {
-    /// On the device that computes.
-    pub device: u64,
-    /// In the host's memory beside that: a [`Keep::Host`]'s.
-    pub host: u64,
 }
 
 /// A residual block of the decoder.
