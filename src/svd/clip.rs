@@ -6,11 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use super::keyframe::Keyframe;
 use super::session::Herald;
-use crate::engine::Result;
 use crate::engine::image::Frame;
 use crate::engine::svd::anchor::{self, Statistics};
 use crate::engine::svd::{self, Event, Model, Params, Summary};
 use crate::engine::worker::{Cancel, Reply, Worker};
+use crate::engine::{Error, Result};
 
 /// What is to be made.
 #[derive(Debug, Clone)]
@@ -37,13 +37,13 @@ impl Order {
     }
 }
 
-/// What the streaming thread gets when it waits for a clip.
-pub enum Next {
-    /// The next frame.
-    Frame(Frame),
-    /// There are no more frames: the clip is done, or it failed.
-    Ended(Result<Summary>),
-    /// The clip was interrupted. It gives nothing any more.
+/// What becomes of a clip.
+pub enum Outcome {
+    /// It is all there.
+    Made(Summary),
+    /// It can't be made.
+    Failed(Error),
+    /// It was interrupted, and gives nothing any more.
     Interrupted,
 }
 
@@ -55,20 +55,25 @@ pub struct Clip {
     pub last: Arc<OnceLock<Arc<Frame>>>,
     cancel: Cancel,
     shared: Arc<Shared>,
-    reply: Mutex<Option<Reply<Summary>>>,
+    reply: Mutex<Option<Reply<Made>>>,
 }
+
+type Made = (VecDeque<Frame>, Summary);
 
 #[derive(Default)]
 struct Shared {
-    inbox: Mutex<Inbox>,
+    stage: Mutex<Stage>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Inbox {
-    frames: VecDeque<Frame>,
-    is_closed: bool,
-    is_interrupted: bool,
+enum Stage {
+    #[default]
+    Making,
+    /// The job has ended, and answers at once.
+    Ended,
+    Made(VecDeque<Frame>, Summary),
+    Interrupted,
 }
 
 impl Clip {
@@ -79,42 +84,54 @@ impl Clip {
         herald: impl FnOnce(&Cancel) -> Herald + Send + 'static,
     ) -> Self {
         let (cancel, shared, last) = (Cancel::default(), Arc::<Shared>::default(), Arc::default());
-        let sender = Sender { shared: shared.clone(), skip: order.skip };
-        let job = Job { order: order.clone(), cancel: cancel.clone(), last: Arc::clone(&last), sender };
-        let reply = worker.submit(move |model| job.run(model, herald));
+        let end = End(shared.clone());
+        let job = Job { order: order.clone(), cancel: cancel.clone(), last: Arc::clone(&last) };
+        let reply = worker.submit(move |model| {
+            let _end = end;
+            job.run(model, herald)
+        });
         Self { order, last, cancel, shared, reply: Mutex::new(Some(reply)) }
     }
 
-    /// Waits for the next frame or the end.
-    pub fn next(&self) -> Next {
-        let inbox = self.shared.inbox.lock().unwrap();
-        let is_waiting = |inbox: &mut Inbox| inbox.frames.is_empty() && !inbox.is_closed && !inbox.is_interrupted;
-        let mut inbox = self.shared.changed.wait_while(inbox, is_waiting).unwrap();
-        if inbox.is_interrupted {
-            return Next::Interrupted;
+    /// Waits until the clip is made, or it is known that it won't be.
+    pub fn wait(&self) -> Outcome {
+        let stage = self.shared.stage.lock().unwrap();
+        let mut stage = self.shared.changed.wait_while(stage, |stage| matches!(stage, Stage::Making)).unwrap();
+        if let Stage::Ended = *stage {
+            let reply = self.reply.lock().unwrap().take();
+            match reply.map_or(Err(Error::Cancelled), Reply::wait) {
+                Ok((frames, summary)) => *stage = Stage::Made(frames, summary),
+                Err(Error::Cancelled) => *stage = Stage::Interrupted,
+                Err(err) => return Outcome::Failed(err),
+            }
         }
-        if let Some(frame) = inbox.frames.pop_front() {
-            return Next::Frame(frame);
+        match &*stage {
+            Stage::Made(_, summary) => Outcome::Made(*summary),
+            _ => Outcome::Interrupted,
         }
-        drop(inbox);
-        let reply = self.reply.lock().unwrap().take();
-        reply.map_or(Next::Interrupted, |reply| Next::Ended(reply.wait()))
     }
 
-    /// Ends the work and every wait for it. A clip that is all decoded stays as it is.
+    /// The next frame of a clip that is made. `None` after the last.
+    pub fn next(&self) -> Option<Frame> {
+        match &mut *self.shared.stage.lock().unwrap() {
+            Stage::Made(frames, _) => frames.pop_front(),
+            _ => None,
+        }
+    }
+
+    /// Ends the work and the wait for it. A clip that is made stays as it is.
     pub fn interrupt(&self) {
-        let mut inbox = self.shared.inbox.lock().unwrap();
-        if !inbox.is_closed {
+        let mut stage = self.shared.stage.lock().unwrap();
+        if let Stage::Making = *stage {
             self.cancel.cancel();
-            inbox.is_interrupted = true;
-            inbox.frames.clear();
+            *stage = Stage::Interrupted;
             self.shared.changed.notify_all();
         }
     }
 
     /// Whether the clip was interrupted.
     pub fn is_interrupted(&self) -> bool {
-        self.shared.inbox.lock().unwrap().is_interrupted
+        matches!(*self.shared.stage.lock().unwrap(), Stage::Interrupted)
     }
 }
 
@@ -124,32 +141,38 @@ impl Drop for Clip {
     }
 }
 
+/// Says, when it is dropped, that the job has ended: with the last frame, with a panic, or without having run because
+/// the model failed to load.
+struct End(Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let mut stage = self.0.stage.lock().unwrap();
+        if let Stage::Making = *stage {
+            *stage = Stage::Ended;
+        }
+        self.0.changed.notify_all();
+    }
+}
+
 /// The model's side.
 struct Job {
     order: Order,
     cancel: Cancel,
     last: Arc<OnceLock<Arc<Frame>>>,
-    sender: Sender,
 }
 
 impl Job {
-    fn run(mut self, model: &mut Model, herald: impl FnOnce(&Cancel) -> Herald) -> Result<Summary> {
+    fn run(self, model: &mut Model, herald: impl FnOnce(&Cancel) -> Herald) -> Result<Made> {
         self.cancel.check()?;
-        let mut herald = herald(&self.cancel);
-        let Order { params, keyframe, anchor, .. } = &self.order;
+        let herald = herald(&self.cancel);
+        let Order { params, keyframe, skip, anchor, .. } = &self.order;
         let keyframe = keyframe.resolve()?;
-        // The frames of a chain wait for the last: only then it is known how far the colours have gone.
-        let mut waiting = Vec::new();
-        let sender = &mut self.sender;
+        let mut made = Vec::new();
         let summary = svd::generate(model, &keyframe, params, &self.cancel, &mut |event| {
             let Event::Decoded(frames) = event else { return herald.tell(&event) };
-            let count = frames.len();
-            if anchor.is_some() {
-                waiting.extend(frames);
-            } else {
-                sender.give(frames);
-            }
-            herald.decoded(count as i64, params.num_frames);
+            made.extend(frames);
+            herald.decoded(made.len() as i64, params.num_frames);
         })?;
         if let Some(statistics) = anchor {
             if statistics.get().is_none() {
@@ -157,37 +180,12 @@ impl Job {
                 let shown = keyframe.with_aspect_of(width, height, params.keyframe_fit)?.resize(width, height);
                 let _ = statistics.set(Statistics::of(&shown)?);
             }
-            let wanted = statistics.get().expect("it was set");
-            anchor::anchor(&mut waiting, wanted)?;
-            if let Some(frame) = waiting.last() {
+            anchor::anchor(&mut made, statistics.get().expect("it was set"))?;
+            if let Some(frame) = made.last() {
                 let _ = self.last.set(Arc::new(frame.clone()));
             }
-            self.sender.give(waiting);
         }
         herald.complete();
-        Ok(summary)
-    }
-}
-
-/// Closes the inbox when it is dropped: after the last frame, with a panic, or with a job that never ran because the
-/// model failed to load.
-struct Sender {
-    shared: Arc<Shared>,
-    skip: usize,
-}
-
-impl Sender {
-    fn give(&mut self, frames: Vec<Frame>) {
-        let skipped = self.skip.min(frames.len());
-        self.skip -= skipped;
-        self.shared.inbox.lock().unwrap().frames.extend(frames.into_iter().skip(skipped));
-        self.shared.changed.notify_all();
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.shared.inbox.lock().unwrap().is_closed = true;
-        self.shared.changed.notify_all();
+        Ok((made.into_iter().skip(*skip).collect(), summary))
     }
 }

@@ -130,13 +130,9 @@ pub fn frame_buffer(frame: Frame, info: &VideoInfo) -> Result<gst::Buffer> {
     Ok(buffer)
 }
 
-/// What a file should say of the clips in it: their provenance, an object or an array of several. The scope is global,
-/// or muxers would put it where few look.
-pub fn tags(clips: &[Json]) -> gst::TagList {
-    let comment = match clips {
-        [one] => one.to_string(),
-        several => Json::Array(several.to_vec()).to_string(),
-    };
+/// What a file should say of the clips in it: the provenance of the first, because muxers keep what they hear first.
+/// The scope is global, or they would put it where few look.
+pub fn tags(provenance: &Json) -> gst::TagList {
     let mut tags = gst::TagList::new();
     let list = tags.get_mut().expect("a new list has one owner");
     list.set_scope(gst::TagScope::Global);
@@ -144,6 +140,6 @@ pub fn tags(clips: &[Json]) -> gst::TagList {
         &concat!("gst-plugin-torchvideo ", env!("CARGO_PKG_VERSION")),
         gst::TagMergeMode::Replace,
     );
-    list.add::<gst::tags::Comment>(&comment.as_str(), gst::TagMergeMode::Replace);
+    list.add::<gst::tags::Comment>(&provenance.to_string().as_str(), gst::TagMergeMode::Replace);
     tags
 }

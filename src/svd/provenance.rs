@@ -2,9 +2,8 @@
 //! How a clip was made, as JSON: in an element message, in a file's tags, and back in the property `provenance`.
 //!
 //! An object has `generator`, `model` (`path`, `type`, `weights`: the SHA-256 of each file), `keyframe`, `properties`
-//! (all that decide how the clip looks, by name) and, once the clip is made, `clip` (its number, from 0), `seconds`
-//! (`encode`, `denoise`, `decode`), `peak_memory` (`device`, `host`, in bytes) and `strategy`. Of several clips, it is
-//! an array of objects.
+//! (all that decide how the clip looks, by name), `clip` (its number, from 0), `seconds`
+//! (`encode`, `denoise`, `decode`), `peak_memory` (`device`, `host`, in bytes) and `strategy`.
 
 use serde_json::{Map, Value as Json, json};
 
@@ -35,7 +34,7 @@ pub fn add_summary(provenance: &mut Json, clip: u64, summary: &Summary) {
     provenance["strategy"] = json!(summary.strategy.to_string());
 }
 
-/// The properties that a provenance says: those of its first clip.
+/// The properties that a provenance says.
 ///
 /// # Errors
 /// [`Error::Param`] if it is no JSON, or no provenance.
@@ -45,12 +44,10 @@ pub fn parse(text: &str) -> Result<Layer> {
         Error::param("provenance", shown, format!("use the JSON of a clip's message or of a file's comment: {reason}"))
     };
     let json: Json = serde_json::from_str(text).map_err(|err| wrong(err.to_string()))?;
-    let first = json.as_array().map_or(Some(&json), |clips| clips.first());
-    let properties = first.and_then(|first| first["properties"].as_object());
+    let properties = json["properties"].as_object();
     let properties = properties.ok_or_else(|| wrong("there are no \"properties\" in it".into()))?;
     let mut layer: Layer = properties.clone().into_iter().collect();
-    let first = first.expect("it has properties");
-    for (name, value) in [("model-path", &first["model"]["path"]), ("location", &first["keyframe"]["location"])] {
+    for (name, value) in [("model-path", &json["model"]["path"]), ("location", &json["keyframe"]["location"])] {
         if value.is_string() {
             layer.entry(name.into()).or_insert_with(|| value.clone());
         }
@@ -61,8 +58,7 @@ pub fn parse(text: &str) -> Result<Layer> {
 /// The SHA-256 of the weights that a provenance says, by file.
 pub fn weights(text: &str) -> Option<Json> {
     let json: Json = serde_json::from_str(text).ok()?;
-    let first = json.as_array().map_or(Some(&json), |clips| clips.first())?;
-    Some(first["model"]["weights"].clone()).filter(Json::is_object)
+    Some(json["model"]["weights"].clone()).filter(Json::is_object)
 }
 
 #[cfg(test)]
@@ -71,11 +67,8 @@ mod tests {
     use crate::engine::svd::DecodeMode;
 
     #[test]
-    fn the_first_clip_counts() {
-        let text = json!([
-            { "model": { "path": "/m" }, "keyframe": { "location": "/k" }, "properties": { "seed": 7 } },
-            { "properties": { "seed": 8 } },
-        ]);
+    fn properties_model_and_keyframe_are_read() {
+        let text = json!({ "model": { "path": "/m" }, "keyframe": { "location": "/k" }, "properties": { "seed": 7 } });
         let layer = parse(&text.to_string()).unwrap();
         let wanted = [("seed", json!(7)), ("model-path", json!("/m")), ("location", json!("/k"))];
         assert_eq!(layer, wanted.map(|(name, value)| (name.to_string(), value)).into());

@@ -117,9 +117,10 @@ impl Session {
         Arc::new(Clip::begin(&self.worker, order, move |cancel| Herald::new(element, what, cancel)))
     }
 
-    /// What is known of a clip before it is made. The first of a run also tells how many there are.
-    pub fn provenance(&self, order: &Order, number: u64) -> Json {
+    /// How a clip was made. The first of a run also tells how many there are.
+    fn provenance(&self, order: &Order, number: u64, summary: &Summary) -> Json {
         let mut provenance = self.origin.clone();
+        provenance["model"]["weights"] = self.hashes();
         provenance["keyframe"] = order.keyframe.describe();
         let mut properties = provenance::properties(&order.params);
         properties.insert("dtype".into(), json!(self.settings.text("dtype")));
@@ -130,14 +131,13 @@ impl Session {
             }
         }
         provenance["properties"] = Json::Object(properties);
+        provenance::add_summary(&mut provenance, number, summary);
         provenance
     }
 
-    /// Posts the message about a clip that was given out whole; gives what it says.
+    /// Posts the message about a clip that is made; gives its provenance.
     pub fn tell(&self, order: &Order, number: u64, summary: &Summary) -> Json {
-        let mut provenance = self.provenance(order, number);
-        provenance["model"]["weights"] = self.hashes();
-        provenance::add_summary(&mut provenance, number, summary);
+        let provenance = self.provenance(order, number, summary);
         if let Some(element) = self.element.upgrade() {
             let [encode, denoise, decode] = summary.seconds;
             let message = gst::Structure::builder(format!("{}-clip", factory(&element)))
@@ -259,13 +259,12 @@ impl Drop for Watch {
 pub struct Herald {
     progress: Progress,
     element: glib::WeakRef<gst::Element>,
-    decoded: i64,
 }
 
 impl Herald {
     fn new(element: glib::WeakRef<gst::Element>, what: String, cancel: &Cancel) -> Self {
         let progress = Progress::start(element.clone(), "generate", what, cancel);
-        Self { progress, element, decoded: 0 }
+        Self { progress, element }
     }
 
     /// Tells of an event.
@@ -298,10 +297,9 @@ impl Herald {
         }
     }
 
-    /// Tells that so many frames more were decoded, of so many.
-    pub fn decoded(&mut self, frames: i64, of: i64) {
-        self.decoded += frames;
-        self.progress.update(&format!("Decoded {} of {of} frames", self.decoded));
+    /// Tells that so many frames were decoded, of so many.
+    pub fn decoded(&self, frames: i64, of: i64) {
+        self.progress.update(&format!("Decoded {frames} of {of} frames"));
     }
 
     /// The clip is made.

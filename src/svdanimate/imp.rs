@@ -9,11 +9,9 @@ use glib::subclass::prelude::*;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_video::{VideoInfo, VideoInterlaceMode};
-use serde_json::Value as Json;
 
-use crate::engine::Error;
 use crate::errors;
-use crate::svd::clip::{Clip, Next, Order};
+use crate::svd::clip::{Clip, Order, Outcome};
 use crate::svd::keyframe::Keyframe;
 use crate::svd::session::Session;
 use crate::svd::settings::{Plan, Settings, shared_properties, template};
@@ -21,8 +19,6 @@ use crate::svd::{frame_buffer, tags, time};
 
 /// Clips that wait or are given out: one that is shown, and one ahead.
 const CLIPS: usize = 2;
-/// The most clips that the tags tell of.
-const TOLD: usize = 100;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdanimate", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion filter"))
@@ -71,7 +67,6 @@ struct Output {
     info: Option<VideoInfo>,
     has_segment: bool,
     is_begun: bool,
-    told: Vec<Json>,
 }
 
 #[derive(Clone)]
@@ -328,54 +323,45 @@ impl SvdAnimate {
             output.info = Some(info.clone());
         }
         self.begin_segment();
+        output.has_segment = true;
+        let summary = match clip.wait() {
+            Outcome::Made(summary) => summary,
+            Outcome::Failed(err) => return Err(self.fail(errors::message(&err))),
+            Outcome::Interrupted => return Err(gst::FlowError::Flushing),
+        };
+        let provenance = session.tell(&clip.order, number, &summary);
         if number == 0 {
-            self.srcpad.push_event(gst::event::Tag::new(tags(&[session.provenance(&clip.order, 0)])));
+            self.srcpad.push_event(gst::event::Tag::new(tags(&provenance)));
         }
         let base = start.max(output.end);
-        let mut frame_number = 0;
-        loop {
-            match clip.next() {
-                Next::Frame(frame) => {
-                    let at = |frame| time(frame, info.fps()).map(|time| base + time);
-                    let (pts, end) = (at(frame_number), at(frame_number + 1));
-                    let mut buffer = frame_buffer(frame, info).map_err(|err| self.fail(errors::message(&err)))?;
-                    {
-                        let buffer = buffer.get_mut().expect("a new buffer has one owner");
-                        buffer.set_pts(pts);
-                        buffer.set_duration(end.zip(pts).map(|(end, pts)| end - pts));
-                        buffer.set_offset(output.frames);
-                        buffer.set_offset_end(output.frames + 1);
-                        if !output.is_begun {
-                            buffer.set_flags(gst::BufferFlags::DISCONT);
-                        }
-                    }
-                    output.is_begun = true;
-                    output.frames += 1;
-                    output.end = end.unwrap_or(output.end);
-                    frame_number += 1;
-                    {
-                        let mut state = self.state.lock().unwrap();
-                        let has_segment = state.output.has_segment;
-                        state.output = Output { has_segment, ..output.clone() };
-                    }
-                    self.srcpad.push(buffer)?;
-                }
-                Next::Interrupted | Next::Ended(Err(Error::Cancelled)) => return Err(gst::FlowError::Flushing),
-                Next::Ended(Err(err)) => return Err(self.fail(errors::message(&err))),
-                Next::Ended(Ok(summary)) => {
-                    let provenance = session.tell(&clip.order, number, &summary);
-                    let told = {
-                        let told = &mut self.state.lock().unwrap().output.told;
-                        if told.len() < TOLD {
-                            told.push(provenance);
-                        }
-                        told.clone()
-                    };
-                    self.srcpad.push_event(gst::event::Tag::new(tags(&told)));
-                    return Ok(());
+        for number in 0.. {
+            let Some(frame) = clip.next() else { break };
+            let at = |number| time(number, info.fps()).map(|time| base + time);
+            let (pts, end) = (at(number), at(number + 1));
+            let mut buffer = frame_buffer(frame, info).map_err(|err| self.fail(errors::message(&err)))?;
+            {
+                let buffer = buffer.get_mut().expect("a new buffer has one owner");
+                buffer.set_pts(pts);
+                buffer.set_duration(end.zip(pts).map(|(end, pts)| end - pts));
+                buffer.set_offset(output.frames);
+                buffer.set_offset_end(output.frames + 1);
+                if !output.is_begun {
+                    buffer.set_flags(gst::BufferFlags::DISCONT);
                 }
             }
+            output.is_begun = true;
+            output.frames += 1;
+            output.end = end.unwrap_or(output.end);
+            {
+                let mut state = self.state.lock().unwrap();
+                if state.is_flushing {
+                    return Err(gst::FlowError::Flushing);
+                }
+                state.output = output.clone();
+            }
+            self.srcpad.push(buffer)?;
         }
+        Ok(())
     }
 }
 

@@ -15,16 +15,14 @@ use serde_json::Value as Json;
 use super::layout::Layout;
 use super::settings;
 use crate::engine::image::Frame;
+use crate::engine::svd::Summary;
 use crate::engine::{self, Error};
 use crate::errors;
-use crate::svd::clip::{Anchor, Clip, Next, Order};
+use crate::svd::clip::{Anchor, Clip, Order, Outcome};
 use crate::svd::keyframe::{self, Keyframe};
 use crate::svd::session::Session;
 use crate::svd::settings::{Plan, Settings, label, template};
 use crate::svd::{frame_buffer, tags};
-
-/// The most clips that the tags tell of.
-const TOLD: usize = 100;
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
@@ -80,8 +78,8 @@ struct Run {
     seeded: u64,
     /// The clip that begins with the picture that was set, though it be in a chain.
     pictured: u64,
-    /// What is told in the tags.
-    told: Vec<Json>,
+    /// The clip in hand has been told of.
+    is_told: bool,
     /// An error was posted. One is enough.
     has_failed: bool,
 }
@@ -189,7 +187,7 @@ impl SvdSrc {
             frames: 0,
             seeded: 0,
             pictured: 0,
-            told: Vec::new(),
+            is_told: false,
             has_failed: false,
         })
     }
@@ -197,19 +195,13 @@ impl SvdSrc {
     /// The clip in hand. Begins it if it is not begun, or was interrupted; and the one after it, so that it is made
     /// while this one is shown.
     fn clip(&self) -> Result<Arc<Clip>, gst::FlowError> {
-        let (current, is_tagged) = match self.begun(0)? {
-            Some(current) => current,
-            None => return Err(gst::FlowError::Eos),
-        };
-        if !is_tagged {
-            self.put_tags(&current);
-        }
+        let current = self.begun(0)?.ok_or(gst::FlowError::Eos)?;
         self.begun(1)?;
         Ok(current)
     }
 
-    /// The clip in hand (0) or the next (1), begun. `None` if there is none. Also whether the tags tell of it.
-    fn begun(&self, ahead: u64) -> Result<Option<(Arc<Clip>, bool)>, gst::FlowError> {
+    /// The clip in hand (0) or the next (1), begun. `None` if there is none.
+    fn begun(&self, ahead: u64) -> Result<Option<Arc<Clip>>, gst::FlowError> {
         let (place, interrupted) = {
             let state = self.state.lock().unwrap();
             if state.is_flushing {
@@ -221,7 +213,7 @@ impl SvdSrc {
             }
             let clip = if ahead == 0 { &run.current } else { &run.ahead };
             if let Some(clip) = clip.as_ref().filter(|clip| !clip.is_interrupted()) {
-                return Ok(Some((clip.clone(), !run.told.is_empty())));
+                return Ok(Some(clip.clone()));
             }
             let number = run.clips + ahead;
             let (Some(info), Some(layout)) = (run.info.clone(), run.layout) else {
@@ -248,7 +240,7 @@ impl SvdSrc {
         gst::debug!(CAT, imp = self, "{what}, from frame {}: {:?}", order.skip, order.params);
         let clip = place.session.begin(order, what);
         *if ahead == 0 { &mut run.current } else { &mut run.ahead } = Some(clip.clone());
-        Ok(Some((clip, !run.told.is_empty())))
+        Ok(Some(clip))
     }
 
     fn place(&self, run: &Run, info: VideoInfo, layout: Layout, number: u64) -> Place {
@@ -300,56 +292,43 @@ impl SvdSrc {
         Ok(Order { params, fps: place.info.fps(), keyframe, skip: 0, anchor })
     }
 
-    /// The clip in hand was given out whole: what is told of it, and on to the next.
-    fn finish(&self, clip: &Clip, summary: &crate::engine::svd::Summary) -> Result<(), gst::FlowError> {
+    /// The clip in hand is made: tells of it, once.
+    fn tell(&self, clip: &Clip, summary: &Summary) -> Result<(), gst::FlowError> {
         let (session, number) = {
-            let state = self.state.lock().unwrap();
-            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+            let mut state = self.state.lock().unwrap();
+            let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
+            if std::mem::replace(&mut run.is_told, true) {
+                return Ok(());
+            }
             (run.session.clone(), run.clips)
         };
         let provenance = session.tell(&clip.order, number, summary);
+        if number == 0 {
+            // The base class keeps the event until it has pushed the segment. (Not `send_event`: that takes the state
+            // lock, which a state change holds while it waits for this thread.)
+            self.parent_send_event(gst::event::Tag::new(tags(&provenance)));
+        }
+        Ok(())
+    }
+
+    /// The clip in hand was given out whole: on to the next.
+    fn finish(&self, clip: &Clip) -> Result<(), gst::FlowError> {
         // What a controller gives may have changed since the next clip was begun.
         let place = {
             let state = self.state.lock().unwrap();
             let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
             let next = run.ahead.as_ref().zip(run.info.clone()).zip(run.layout);
-            next.map(|((_, info), layout)| self.place(run, info, layout, number + 1))
+            next.map(|((_, info), layout)| self.place(run, info, layout, run.clips + 1))
         };
         let order = place.map(|place| self.order(&place)).transpose()?;
-        let told = {
-            let mut state = self.state.lock().unwrap();
-            let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
-            let as_wanted = |ahead: &Arc<Clip>| order.as_ref().is_some_and(|order| order.is(&ahead.order));
-            run.current = run.ahead.take().filter(as_wanted);
-            run.last = Some(Keyframe::Last(clip.last.clone()));
-            run.clips += 1;
-            if number == 0 {
-                run.told.clear();
-            }
-            let is_new = run.told.len() < TOLD;
-            if is_new {
-                run.told.push(provenance);
-            }
-            is_new.then(|| run.told.clone())
-        };
-        if let Some(told) = told {
-            // Not as in `put_tags`: there may be no buffer any more that it could come before.
-            self.obj().src_pad().push_event(gst::event::Tag::new(tags(&told)));
-        }
+        let mut state = self.state.lock().unwrap();
+        let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
+        let as_wanted = |ahead: &Arc<Clip>| order.as_ref().is_some_and(|order| order.is(&ahead.order));
+        run.current = run.ahead.take().filter(as_wanted);
+        run.last = Some(Keyframe::Last(clip.last.clone()));
+        run.clips += 1;
+        run.is_told = false;
         Ok(())
-    }
-
-    /// Puts what is known of the first clip into the tags before its first buffer.
-    fn put_tags(&self, clip: &Clip) {
-        let told = {
-            let mut state = self.state.lock().unwrap();
-            let Some(run) = state.run.as_mut() else { return };
-            run.told = vec![run.session.provenance(&clip.order, 0)];
-            run.told.clone()
-        };
-        // The base class keeps the event until it has pushed the segment. (Not `send_event`: that takes the state lock,
-        // which a state change holds while it waits for this thread.)
-        self.parent_send_event(gst::event::Tag::new(tags(&told)));
     }
 
     /// Ends the work in hand.
@@ -671,15 +650,14 @@ impl PushSrcImpl for SvdSrc {
     fn create(&self, _buffer: Option<&mut gst::BufferRef>) -> Result<CreateSuccess, gst::FlowError> {
         loop {
             let clip = self.clip()?;
-            match clip.next() {
-                Next::Frame(frame) => {
-                    if let Some(buffer) = self.buffer(frame)? {
-                        return Ok(CreateSuccess::NewBuffer(buffer));
-                    }
-                }
-                Next::Interrupted | Next::Ended(Err(Error::Cancelled)) => return Err(gst::FlowError::Flushing),
-                Next::Ended(Err(err)) => return Err(self.fail(errors::message(&err))),
-                Next::Ended(Ok(summary)) => self.finish(&clip, &summary)?,
+            match clip.wait() {
+                Outcome::Made(summary) => self.tell(&clip, &summary)?,
+                Outcome::Failed(err) => return Err(self.fail(errors::message(&err))),
+                Outcome::Interrupted => return Err(gst::FlowError::Flushing),
+            }
+            match clip.next().map(|frame| self.buffer(frame)).transpose()?.flatten() {
+                Some(buffer) => return Ok(CreateSuccess::NewBuffer(buffer)),
+                None => self.finish(&clip)?,
             }
         }
     }

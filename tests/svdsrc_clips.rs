@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Runs of several clips: keyframes of every sort, chains, durations, changes on the way, and what is told of a clip.
+
+use gst::prelude::*;
+use gst::{ClockTime, MessageView, ProgressType};
+use gst_controller::prelude::*;
+use gsttorchvideo::engine::image::Frame;
+use gsttorchvideo::engine::svd::Params;
+use gsttorchvideo::engine::svd::anchor::Statistics;
+
+mod common;
+
+use common::svd::{FILES, Pipeline, SINK, check_error, check_times, errors, info, picture, progress};
+
+const SMALL: &str = "num-frames=4 width=32 height=32";
+
+fn pictures(samples: &[gst::Sample]) -> Vec<Frame> {
+    samples.iter().map(picture).collect()
+}
+
+/// The frames of a small clip with these properties.
+fn clip(properties: &str) -> Vec<Frame> {
+    pictures(&Pipeline::new(&format!("{SMALL} {properties}"), SINK).collect())
+}
+
+fn sink(pipeline: &Pipeline) -> gst_app::AppSink {
+    pipeline.0.by_name("sink").unwrap().downcast().unwrap()
+}
+
+/// The element messages of one name.
+fn told(messages: &[gst::Message], name: &str) -> Vec<gst::Structure> {
+    let of = |message: &gst::Message| match message.view() {
+        MessageView::Element(element) => element.structure().filter(|told| told.name() == name).map(ToOwned::to_owned),
+        _ => None,
+    };
+    messages.iter().filter_map(of).collect()
+}
+
+fn warnings(messages: &[gst::Message]) -> Vec<String> {
+    let text = |message: &gst::Message| match message.view() {
+        MessageView::Warning(warning) => Some(warning.error().to_string()),
+        _ => None,
+    };
+    messages.iter().filter_map(text).collect()
+}
+
+/// A folder with two pictures that differ, `shot-0003.png` and `shot-0004.png`.
+fn shots() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (number, tint) in [(3, 40), (4, 200)] {
+        let shot = image::RgbImage::from_fn(48, 48, |x, y| image::Rgb([tint, 4 * x as u8, 5 * y as u8]));
+        shot.save(folder.path().join(format!("shot-{number:04}.png"))).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn the_next_clip_is_made_while_one_is_shown_and_no_more() {
+    let pipeline = Pipeline::new(&format!("{SMALL} num-clips=3"), "appsink name=sink sync=false max-buffers=1");
+    let release = pipeline.play_and_hold_at("Generating clip 2 ");
+    // Clip 2 is in the making, and clip 1 is shown.
+    let first: Vec<_> = (0..4).map(|_| sink(&pipeline).pull_sample().unwrap()).collect();
+    release.send(()).unwrap();
+    let rest: Vec<_> = std::iter::from_fn(|| sink(&pipeline).pull_sample().ok()).collect();
+    let all: Vec<_> = first.into_iter().chain(rest).collect();
+    check_times(&all, info(&all[0]).fps());
+    assert_eq!(all.len(), 12);
+}
+
+#[test]
+fn no_more_than_one_clip_waits() {
+    let pipeline = Pipeline::new(&format!("{SMALL} num-clips=0"), "fakesink name=sink");
+    pipeline.0.set_state(gst::State::Paused).unwrap();
+    // The sink holds the first frame of clip 1.
+    let is_second = |message: &gst::Message| {
+        let told = progress(std::slice::from_ref(message), "generate");
+        told.iter().any(|(kind, text)| *kind == ProgressType::Complete && text.starts_with("Generating clip 2 "))
+    };
+    let mut messages = pipeline.messages_until(is_second);
+    // A query is answered, and a job of another element's runs through the same thread: nothing else is waiting there.
+    let other = clip("");
+    assert_eq!(other.len(), 4);
+    messages.extend(std::iter::from_fn(|| pipeline.0.bus().unwrap().pop()));
+    let begun = progress(&messages, "generate").into_iter().filter(|(kind, _)| *kind == ProgressType::Start);
+    assert_eq!(begun.count(), 2);
+}
+
+#[test]
+fn what_is_set_counts_from_the_next_clip_on() {
+    let pipeline = Pipeline::new(&format!("{SMALL} num-clips=3 seed=5"), "appsink name=sink sync=false max-buffers=1");
+    // Held when clip 2 is in the making as it was to be.
+    let release = pipeline.play_and_hold_at("Generating clip 2 ");
+    let first = [(); 2].map(|()| picture(&sink(&pipeline).pull_sample().unwrap()));
+    pipeline.src().set_property("motion-bucket-id", 3.0);
+    pipeline.src().set_property("seed", 100i64);
+    release.send(()).unwrap();
+    let rest: Vec<_> =
+        std::iter::from_fn(|| sink(&pipeline).pull_sample().ok()).map(|sample| picture(&sample)).collect();
+    let all: Vec<_> = first.into_iter().chain(rest).collect();
+    assert!(all[..4] == clip("seed=5"));
+    assert!(all[4..8] == clip("seed=100 motion-bucket-id=3"));
+    assert!(all[8..] == clip("seed=101 motion-bucket-id=3"));
+}
+
+#[test]
+fn what_is_impossible_on_the_way_is_left_as_it_was() {
+    let pipeline = Pipeline::new(&format!("{SMALL} num-clips=2"), "appsink name=sink sync=false max-buffers=1");
+    let release = pipeline.play_and_hold_at("Generating clip 2 ");
+    sink(&pipeline).pull_sample().unwrap();
+    pipeline.src().set_property("num-inference-steps", 0);
+    pipeline.src().set_property("location", "/nowhere/a.png");
+    release.send(()).unwrap();
+    let rest = std::iter::from_fn(|| sink(&pipeline).pull_sample().ok()).count();
+    assert_eq!(rest, 7);
+    let messages = pipeline.messages_until_eos();
+    assert_eq!(errors(&messages), [""; 0]);
+    let warnings = warnings(&messages);
+    for part in ["num-inference-steps=0", "/nowhere/a.png"] {
+        assert!(warnings.iter().any(|text| text.contains(part) && text.contains("as before")), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_controller_drives_clips_by_their_time() {
+    let pipeline = Pipeline::new(&format!("{SMALL} num-clips=3 fps=4/1"), SINK);
+    // One clip a second.
+    let source = gst_controller::InterpolationControlSource::new();
+    source.set_mode(gst_controller::InterpolationMode::None);
+    for (second, value) in [(0, 0.01), (1, 0.5), (2, 0.9)] {
+        assert!(source.set(ClockTime::from_seconds(second), value));
+    }
+    let src = pipeline.src();
+    let binding = gst_controller::DirectControlBinding::new_absolute(&src, "noise-aug-strength", &source);
+    src.add_control_binding(&binding).unwrap();
+    let frames = pictures(&pipeline.collect());
+    for (i, strength) in [0.01, 0.5, 0.9].iter().enumerate() {
+        let wanted = clip(&format!("fps=4/1 seed={} noise-aug-strength={strength}", 42 + i));
+        assert!(frames[4 * i..4 * (i + 1)] == wanted, "clip {i}");
+    }
+}
+
+#[test]
+fn a_numbered_location_gives_a_clip_for_each_picture() {
+    let shots = shots();
+    let at = |name: &str| format!("location=\"{}/{name}\"", shots.path().display());
+    let both = clip(&at("shot-%04d.png"));
+    assert_eq!(both.len(), 8);
+    assert!(both[..4] == clip(&at("shot-0003.png")));
+    assert!(both[4..] == clip(&format!("{} seed=43", at("shot-0004.png"))));
+    // Of more clips than pictures, the first picture has the next.
+    let three = clip(&format!("{} num-clips=3", at("shot-%04d.png")));
+    assert!(three[8..] == clip(&format!("{} seed=44", at("shot-0003.png"))));
+}
+
+#[test]
+fn a_location_may_be_a_uri() {
+    let uri = glib::filename_to_uri(&FILES.picture, None).unwrap();
+    assert!(clip(&format!("location={uri}")) == clip(""));
+}
+
+/// The test's picture as an application would have it.
+fn sample(format: gst_video::VideoFormat) -> gst::Sample {
+    let rgb = image::open(&FILES.picture).unwrap().into_rgb8();
+    let info = gst_video::VideoInfo::builder(format, rgb.width(), rgb.height()).build().unwrap();
+    let frame = Frame::new(rgb.width() as usize, rgb.height() as usize, 3, rgb.into_raw());
+    let mut buffer = gst::Buffer::with_size(info.size()).unwrap();
+    let target = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer.get_mut().unwrap(), &info);
+    gsttorchvideo::video::write(&frame, &mut target.unwrap());
+    gst::Sample::builder().buffer(&buffer).caps(&info.to_caps().unwrap()).build()
+}
+
+#[test]
+fn a_keyframe_may_be_a_sample() {
+    let wanted = clip("");
+    for format in [gst_video::VideoFormat::Rgb, gst_video::VideoFormat::Bgrx] {
+        let pipeline = Pipeline::new(&format!("{SMALL} location=\"\""), SINK);
+        pipeline.src().set_property("keyframe", sample(format));
+        assert!(pictures(&pipeline.collect()) == wanted, "{format:?}");
+    }
+    // Encoded, as an application may have read it from anywhere.
+    let pipeline = Pipeline::new(&format!("{SMALL} location=\"\""), SINK);
+    let caps = gst::Caps::new_empty_simple("image/png");
+    let png = gst::Buffer::from_slice(std::fs::read(&FILES.picture).unwrap());
+    pipeline.src().set_property("keyframe", gst::Sample::builder().buffer(&png).caps(&caps).build());
+    assert!(pictures(&pipeline.collect()) == wanted);
+}
+
+#[test]
+fn a_sample_without_a_picture_is_refused() {
+    let pipeline = Pipeline::new(&format!("{SMALL} location=\"\""), "fakesink");
+    let caps = gst::Caps::new_empty_simple("image/png");
+    let text = gst::Buffer::from_slice(b"no picture");
+    pipeline.src().set_property("keyframe", gst::Sample::builder().buffer(&text).caps(&caps).build());
+    check_error(&pipeline, &["keyframe=image/png", "a sample with a picture"]);
+}
+
+#[test]
+fn a_chain_goes_on_from_the_last_frame() {
+    let samples = Pipeline::new(&format!("{SMALL} num-clips=3 chain=true"), SINK).collect();
+    assert_eq!(samples.len(), 4 + 3 + 3);
+    check_times(&samples, info(&samples[0]).fps());
+    let frames = pictures(&samples);
+    // The second clip is that of the first one's last frame.
+    let folder = tempfile::tempdir().unwrap();
+    let last = folder.path().join("last.png");
+    image::save_buffer(&last, frames[3].data(), 32, 32, image::ColorType::Rgb8).unwrap();
+    let second = Pipeline::new(&format!("{SMALL} seed=43 location=\"{}\"", last.display()), SINK);
+    let second = pictures(&second.collect());
+    let third = clip("seed=44");
+    // Its colours were led back to the first keyframe's, the more the later; the first frames are near enough.
+    let differ = |a: &Frame, b: &Frame| a.data().iter().zip(b.data()).map(|(a, b)| a.abs_diff(*b) as u64).sum::<u64>();
+    assert!(differ(&frames[4], &second[1]) < differ(&frames[4], &third[1]) / 2);
+}
+
+#[test]
+fn a_chain_keeps_its_colours() {
+    let shown = Frame::open(&FILES.picture).unwrap();
+    let Params { keyframe_fit, .. } = FILES.recommended;
+    let shown = shown.with_aspect_of(32, 32, keyframe_fit).unwrap().resize(32, 32);
+    let wanted = Statistics::of(&shown).unwrap();
+    let drift = |frame: &Frame| {
+        let seen = Statistics::of(frame).unwrap();
+        let means = seen.mean.iter().zip(wanted.mean).map(|(seen, wanted)| (seen - wanted).abs());
+        means.fold(0.0, f64::max)
+    };
+    let chained = clip("num-clips=3 chain=true");
+    let single = clip("");
+    // The clips of random weights are far from their keyframe; those of the chain end where it began.
+    assert!(drift(&single[3]) > 0.02, "{}", drift(&single[3]));
+    for end in [3, 6, 9] {
+        assert!(drift(&chained[end]) < 0.35 * drift(&single[3]), "frame {end}: {}", drift(&chained[end]));
+    }
+}
+
+#[test]
+fn a_duration_is_met_by_a_chain() {
+    let second = 1_000_000_000u64;
+    for (duration, frames) in [(second, 5), (2 * second, 10), (second / 2, 3), (second / 100, 1)] {
+        let pipeline = Pipeline::new(&format!("{SMALL} fps=5/1 duration={duration}"), SINK);
+        let samples = pipeline.collect();
+        assert_eq!(samples.len(), frames, "{duration}");
+        check_times(&samples, gst::Fraction::new(5, 1));
+        assert_eq!(pipeline.src().query_duration(), Some(gst::format::Default::from_u64(frames as u64)));
+    }
+    // What fits into one clip is one clip.
+    assert!(clip("fps=5/1 duration=600000000") == clip("fps=5/1 num-frames=3"));
+}
+
+#[test]
+fn runs_that_contradict_themselves_are_refused() {
+    let shots = shots();
+    let numbered = format!("chain=true location=\"{}/shot-%04d.png\"", shots.path().display());
+    for (properties, parts) in [
+        ("duration=1000000000 num-clips=2", ["num-clips=2", "duration=1000000000"]),
+        ("chain=true num-clips=2 num-frames=1", ["num-frames=1", "2 or more"]),
+        (numbered.as_str(), ["chain=true", "one keyframe"]),
+        ("location=/nowhere/a-%04d.png", ["/nowhere", "No such file"]),
+        ("sigmas=\"<1.0,2.0>\"", ["sigmas=", "lower than the one before"]),
+        ("provenance=\"no json\"", ["provenance=no json", "the JSON"]),
+    ] {
+        check_error(&Pipeline::new(properties, "fakesink"), &parts);
+    }
+}
+
+#[test]
+fn schedules_and_shapes_make_other_clips() {
+    let plain = clip("max-guidance-scale=3");
+    assert!(clip("guidance-scale=3") == plain);
+    for other in ["schedule=ays", "guidance-shape=triangle", "guidance-shape=constant", "sigmas=\"<700.0,10.0,1.0>\""] {
+        assert!(clip(&format!("max-guidance-scale=3 {other}")) != plain, "{other}");
+    }
+    // Aligned steps by hand are aligned steps.
+    let sigmas = "sigmas=\"<700.0,54.5,15.886,7.977,4.248,1.789,0.981,0.403,0.173,0.034,0.0>\"";
+    assert!(clip(sigmas) == clip("schedule=ays num-inference-steps=10"));
+}
+
+#[test]
+fn a_clip_is_told_of_and_made_again() {
+    let properties = "motion-bucket-id=9.5 seed=11 fps=25/2 max-guidance-scale=2 schedule=ays num-inference-steps=3";
+    let pipeline = Pipeline::new(&format!("{SMALL} {properties} num-clips=2"), SINK);
+    let sink = sink(&pipeline);
+    pipeline.play();
+    let samples: Vec<_> = std::iter::from_fn(|| sink.pull_sample().ok()).collect();
+    let messages = pipeline.messages_until_eos();
+    let (estimates, clips) = (told(&messages, "svdsrc-estimate"), told(&messages, "svdsrc-clip"));
+    assert_eq!((estimates.len(), clips.len()), (2, 2));
+    assert!(estimates[0].get::<u64>("bytes").unwrap() > 0);
+    assert!(estimates[0].get::<f64>("seconds").unwrap() > 0.0);
+    for (number, clip) in clips.iter().enumerate() {
+        assert_eq!(clip.get::<u64>("clip"), Ok(number as u64));
+        assert_eq!(clip.get::<i64>("seed"), Ok(11 + number as i64));
+        assert!(clip.get::<u64>("peak-device-memory").unwrap() > 0);
+        assert!(clip.get::<f64>("denoise-seconds").unwrap() > 0.0);
+    }
+    let provenance: String = clips[0].get("provenance").unwrap();
+    let json: serde_json::Value = serde_json::from_str(&provenance).unwrap();
+    let hashes = json["model"]["weights"].as_object().unwrap();
+    assert_eq!(hashes.len(), 3);
+    assert!(hashes.values().all(|hash| hash.as_str().unwrap().len() == 64), "{hashes:?}");
+
+    // From this alone the whole run comes out again; what is set by hand goes before it.
+    let run = |changes: &[(&str, glib::Value)]| {
+        let pipeline = Pipeline::bare("", SINK);
+        pipeline.src().set_property("provenance", &provenance);
+        for (name, value) in changes {
+            pipeline.src().set_property_from_value(name, value);
+        }
+        pictures(&pipeline.collect())
+    };
+    assert!(run(&[]) == pictures(&samples));
+    assert!(run(&[("num-clips", 1.to_value()), ("seed", 12i64.to_value())])[..] == pictures(&samples)[4..]);
+}
+
+#[test]
+fn other_weights_than_the_provenances_are_told() {
+    let pipeline = Pipeline::new(SMALL, "fakesink");
+    let files = serde_json::json!({ "unet/diffusion_pytorch_model.safetensors": "00" });
+    let provenance = serde_json::json!({ "properties": {}, "model": { "weights": files } });
+    pipeline.src().set_property("provenance", provenance.to_string());
+    pipeline.play();
+    let warnings = warnings(&pipeline.messages_until_eos());
+    assert!(warnings.iter().any(|text| text.contains("weights")), "{warnings:?}");
+}
+
+#[test]
+fn presets_are_kept() {
+    let preset = |pipeline: &Pipeline| pipeline.src().dynamic_cast::<gst::Preset>().unwrap();
+    let pipeline = Pipeline::new("motion-bucket-id=7", "fakesink");
+    let names = preset(&pipeline).property_names();
+    for name in ["motion-bucket-id", "num-inference-steps", "noise-aug-strength", "max-guidance-scale", "seed"] {
+        assert!(names.iter().any(|known| known == name), "{name}");
+    }
+}
