@@ -191,7 +191,12 @@ fn a_sample_without_a_picture_is_refused() {
     let caps = gst::Caps::new_empty_simple("image/png");
     let text = gst::Buffer::from_slice(b"no picture");
     pipeline.src().set_property("keyframe", gst::Sample::builder().buffer(&text).caps(&caps).build());
-    check_error(&pipeline, &["keyframe=image/png", "a sample with a picture"]);
+    check_error(&pipeline, &["keyframe: not a picture that can be read", "PNG, JPEG or WebP"]);
+    let pipeline = Pipeline::new(&format!("{SMALL} location=\"\""), "fakesink");
+    let caps = gst::Caps::new_empty_simple("audio/x-raw");
+    let silence = gst::Buffer::from_slice([0; 64]);
+    pipeline.src().set_property("keyframe", gst::Sample::builder().buffer(&silence).caps(&caps).build());
+    check_error(&pipeline, &["keyframe=audio/x-raw", "a sample with a picture"]);
 }
 
 #[test]

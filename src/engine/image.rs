@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Pictures as the engine takes and gives them, and their way to and from tensors.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageReader};
@@ -83,9 +85,22 @@ impl Frame {
     /// [`Error::Io`] if the file can't be read, [`Error::Picture`] if it is no picture, broken, or larger than 512 MiB
     /// when decoded.
     pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(|err| Error::io(path, err))?;
+        Self::decode(BufReader::new(file), path)
+    }
+
+    /// The same from memory.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; they call the picture by `name`.
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
+        Self::decode(Cursor::new(bytes), Path::new(name))
+    }
+
+    fn decode(encoded: impl BufRead + Seek, path: &Path) -> Result<Self> {
         let refuse = |reason: String| Error::Picture { path: path.into(), reason };
         let io = |err| Error::io(path, err);
-        let mut reader = ImageReader::open(path).map_err(io)?.with_guessed_format().map_err(io)?;
+        let mut reader = ImageReader::new(encoded).with_guessed_format().map_err(io)?;
         let mut limits = image::Limits::default();
         limits.max_alloc = Some(512 << 20);
         reader.limits(limits);

@@ -16,7 +16,7 @@ use crate::video;
 pub enum Keyframe {
     /// A file.
     File(Arc<Picture>),
-    /// A sample: raw video, or an encoded picture that GStreamer can decode.
+    /// A sample: raw video, or a PNG, JPEG or WebP file's bytes.
     Sample(gst::Sample),
     /// The last frame of the clip before, once that is made.
     Last(Arc<OnceLock<Arc<Frame>>>),
@@ -79,7 +79,8 @@ pub fn absolute(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.into())
 }
 
-/// Reads a sample, converted by GStreamer's own elements: to RGB, to square pixels.
+/// Reads a sample: an encoded picture as a file would be read, raw video converted by GStreamer's own elements to RGB
+/// and square pixels.
 fn from_sample(sample: &gst::Sample) -> Result<Frame> {
     let refuse = |reason: String| {
         let caps = sample.caps().map_or_else(|| "no caps".into(), |caps| caps.to_string());
@@ -89,8 +90,11 @@ fn from_sample(sample: &gst::Sample) -> Result<Frame> {
             expected: format!("use a sample with a picture: {reason}"),
         }
     };
-    if sample.buffer().is_none() {
-        return Err(refuse("there is no buffer in it".into()));
+    let Some(buffer) = sample.buffer() else { return Err(refuse("there is no buffer in it".into())) };
+    let is_encoded = |caps: &gst::CapsRef| caps.structure(0).is_some_and(|caps| caps.name().starts_with("image/"));
+    if sample.caps().is_some_and(is_encoded) {
+        let bytes = buffer.map_readable().map_err(|_| refuse("its buffer can't be read".into()))?;
+        return Frame::from_bytes(&bytes, "keyframe");
     }
     let rgb = gst_video::VideoCapsBuilder::new()
         .format(gst_video::VideoFormat::Rgb)

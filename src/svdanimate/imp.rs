@@ -59,14 +59,24 @@ struct State {
 /// Where the output stands.
 #[derive(Default, Clone)]
 struct Output {
-    /// The end of the last frame.
-    end: gst::ClockTime,
+    /// Where the clips begin that follow one another without a gap.
+    origin: gst::ClockTime,
+    /// Frames of these clips.
+    since: u64,
     /// Frames of all clips.
     frames: u64,
     /// The format of the frames, once a CAPS event was pushed.
     info: Option<VideoInfo>,
     has_segment: bool,
     is_begun: bool,
+}
+
+impl Output {
+    /// The end of the last frame.
+    fn end(&self) -> gst::ClockTime {
+        let time = self.info.as_ref().and_then(|info| time(self.since, info.fps()));
+        self.origin + time.unwrap_or_default()
+    }
 }
 
 #[derive(Clone)]
@@ -94,6 +104,7 @@ impl SvdAnimate {
             let start = buffer.pts().and_then(|pts| state.segment.to_running_time(pts)).unwrap_or_default();
             (session, caps, start)
         };
+        self.check(&caps)?;
         let info = self.negotiate(&session)?;
         let keyframe = Keyframe::Sample(gst::Sample::builder().buffer(&buffer).caps(&caps).build());
         let order = self.order(&session, keyframe, &info, start)?;
@@ -187,11 +198,14 @@ impl SvdAnimate {
                 let is_pushed = self.srcpad.push_event(event);
                 return is_pushed && self.start().is_ok();
             }
-            gst::EventView::Caps(event) => return self.set_caps(event.caps()),
+            gst::EventView::Caps(caps) => {
+                self.state.lock().unwrap().pictures = Some(caps.caps_owned());
+                return true;
+            }
             gst::EventView::Segment(segment) => {
                 let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() else {
                     let _ = self.fail(gst::error_msg!(gst::CoreError::Event, ("only streams of time are possible")));
-                    return false;
+                    return true;
                 };
                 // Clips have times of their own, so the segment that goes out is another one.
                 self.state.lock().unwrap().segment = segment.clone();
@@ -211,22 +225,14 @@ impl SvdAnimate {
         true
     }
 
-    fn set_caps(&self, caps: &gst::CapsRef) -> bool {
-        let info = VideoInfo::from_caps(caps);
-        let refuse = |reason: &str| {
-            let _ = self.fail(gst::error_msg!(gst::StreamError::Format, ("{caps} can't be taken: {reason}")));
-            false
+    /// Checks the caps of the pictures. Not when they come: upstream would post an error of its own, which says less.
+    fn check(&self, caps: &gst::Caps) -> Result<(), gst::FlowError> {
+        let reason = match VideoInfo::from_caps(caps) {
+            Ok(info) if info.interlace_mode() == VideoInterlaceMode::Progressive => return Ok(()),
+            Ok(_) => "it is interlaced; put deinterlace before this element",
+            Err(_) => "it is not raw video",
         };
-        match info {
-            Err(_) => refuse("it is not raw video"),
-            Ok(info) if info.interlace_mode() != VideoInterlaceMode::Progressive => {
-                refuse("it is interlaced; put deinterlace before this element")
-            }
-            Ok(_) => {
-                self.state.lock().unwrap().pictures = Some(caps.to_owned());
-                true
-            }
-        }
+        Err(self.fail(gst::error_msg!(gst::StreamError::Format, ("{caps} can't be taken: {reason}"))))
     }
 
     /// Ends every wait and all work.
@@ -320,6 +326,8 @@ impl SvdAnimate {
             {
                 return Err(gst::FlowError::NotNegotiated);
             }
+            // Another rate counts from where the one before has ended.
+            (output.origin, output.since) = (output.end(), 0);
             output.info = Some(info.clone());
         }
         self.begin_segment();
@@ -333,16 +341,17 @@ impl SvdAnimate {
         if number == 0 {
             self.srcpad.push_event(gst::event::Tag::new(tags(&provenance)));
         }
-        let base = start.max(output.end);
-        for number in 0.. {
-            let Some(frame) = clip.next() else { break };
-            let at = |number| time(number, info.fps()).map(|time| base + time);
-            let (pts, end) = (at(number), at(number + 1));
+        if start > output.end() {
+            (output.origin, output.since) = (start, 0);
+        }
+        while let Some(frame) = clip.next() {
+            let pts = output.end();
+            output.since += 1;
             let mut buffer = frame_buffer(frame, info).map_err(|err| self.fail(errors::message(&err)))?;
             {
                 let buffer = buffer.get_mut().expect("a new buffer has one owner");
                 buffer.set_pts(pts);
-                buffer.set_duration(end.zip(pts).map(|(end, pts)| end - pts));
+                buffer.set_duration(output.end() - pts);
                 buffer.set_offset(output.frames);
                 buffer.set_offset_end(output.frames + 1);
                 if !output.is_begun {
@@ -351,7 +360,6 @@ impl SvdAnimate {
             }
             output.is_begun = true;
             output.frames += 1;
-            output.end = end.unwrap_or(output.end);
             {
                 let mut state = self.state.lock().unwrap();
                 if state.is_flushing {
@@ -376,7 +384,10 @@ impl ObjectSubclass for SvdAnimate {
         let template = |name| class.pad_template(name).expect("the class has its templates");
         let sinkpad = gst::Pad::builder_from_template(&template("sink"))
             .chain_function(|_, parent, buffer| {
-                Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |imp| imp.take(buffer))
+                let taken =
+                    Self::catch_panic_pad_function(parent, || Err(gst::FlowError::Error), |imp| imp.take(buffer));
+                // Upstream would post an error of its own, which says less, and ends the stream in this way too.
+                taken.map_err(|err| if err == gst::FlowError::Error { gst::FlowError::Eos } else { err })
             })
             .event_function(|_, parent, event| {
                 Self::catch_panic_pad_function(parent, || false, |imp| imp.sink_event(event))
@@ -422,7 +433,7 @@ impl SvdAnimate {
             gst::QueryViewMut::Position(query) => {
                 let output = self.state.lock().unwrap().output.clone();
                 match query.format() {
-                    gst::Format::Time => query.set(output.end),
+                    gst::Format::Time => query.set(output.end()),
                     gst::Format::Default => query.set(gst::format::Default::from_u64(output.frames)),
                     _ => return false,
                 }

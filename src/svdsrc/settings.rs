@@ -18,8 +18,8 @@ pub fn properties() -> Vec<glib::ParamSpec> {
         glib::ParamSpecBoxed::builder::<gst::Sample>("keyframe")
             .nick("Keyframe")
             .blurb(
-                "The keyframe as a sample, raw video or an encoded picture that GStreamer can decode; it goes before \
-                 location. Setting it takes effect at the next clip",
+                "The keyframe as a sample of raw video in any format, or of the bytes of a PNG, JPEG or WebP file \
+                 (image/png, …); it goes before location",
             )
             .mutable_playing()
             .build(),

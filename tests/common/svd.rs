@@ -36,7 +36,7 @@ pub static FILES: LazyLock<Files> = LazyLock::new(|| {
 });
 
 /// How long to wait for what should come at once: a test that hangs should say where.
-pub const PATIENCE: ClockTime = ClockTime::from_seconds(120);
+pub const PATIENCE: ClockTime = ClockTime::from_seconds(60);
 
 /// A pipeline that is stopped in the end, whatever happens.
 pub struct Pipeline(pub gst::Pipeline);
@@ -80,7 +80,9 @@ impl Pipeline {
         let bus = self.0.bus().unwrap();
         let mut messages = Vec::new();
         loop {
-            let message = bus.timed_pop(PATIENCE).expect("the awaited message came");
+            let message = bus.timed_pop(PATIENCE);
+            let message =
+                message.unwrap_or_else(|| panic!("what was awaited did not come; errors: {:?}", errors(&messages)));
             messages.push(message);
             if is_last(messages.last().unwrap()) {
                 return messages;
