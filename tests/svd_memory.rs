@@ -195,6 +195,7 @@ fn a_larger_unet_takes_what_was_estimated() {
 
 #[test]
 fn halves_in_sequence_and_tokens_in_pieces_change_nothing() {
+    let _alone = alone();
     let fixture = Fixture::open("svd/unet_a");
     let weights = Weights::from_tensors("recipe", fixture.weights("keys"), CPU, Kind::Float);
     let unet = unet::UNet::new(weights.root(), &fixture.parse("config"));
