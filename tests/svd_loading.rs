@@ -104,10 +104,10 @@ fn comfy(folder: &Path) -> Tensors {
 }
 
 fn clip_of(path: &Path) -> Vec<Frame> {
-    let model = Model::load(path, Device::Cpu, Kind::Float, &Cancel::default()).unwrap();
+    let mut model = Model::load(path, Device::Cpu, Kind::Float, &Cancel::default()).unwrap();
     let params = Params { width: 56, height: 40, num_frames: 3, num_inference_steps: 2, ..Params::default() };
     let mut frames = Vec::new();
-    generate(&model, &noise(56, 40, 3), &params, &Cancel::default(), &mut |event| {
+    generate(&mut model, &noise(56, 40, 3), &params, &Cancel::default(), &mut |event| {
         if let Event::Decoded(decoded) = event {
             frames.extend(decoded);
         }
@@ -804,7 +804,7 @@ fn a_repaired_model_is_loaded_again() {
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();
     let shared = || Model::shared(&Source::open(folder.path(), None).unwrap(), Device::Cpu, Kind::Float);
-    let works = |worker: &gsttorchvideo::engine::worker::Worker<Model>| worker.submit(|_| Ok(())).wait();
+    let works = |worker: &Arc<gsttorchvideo::engine::worker::Worker<Model>>| worker.submit(|_| Ok(())).wait();
     let broken = shared();
     assert_message(works(&broken), &["not a complete safetensors file"]);
     // As long as nothing has changed, it is tried again and fails again, though somebody holds the one that failed.

@@ -188,13 +188,17 @@ fn a_larger_unet_takes_what_was_estimated() {
             let predict = || network.forward(&sample, &time, &context, &ids, pieces, &Cancel::default());
             assert_eq!(tch::no_grad(predict).unwrap().size(), [clips, 6, 4, 18, 32]);
             let taken = memory::usage(CPU).peak - before;
-            assert_near(&format!("{clips} clips, {pieces} pieces, {kind:?}"), estimate.weights + estimate.peak, taken);
+            let estimated = estimate.weights + estimate.peak;
+            assert_near(&format!("{clips} clips, {pieces} pieces, {kind:?}"), estimated, taken);
+            // Nothing but what libtorch takes for a moment is left out.
+            assert!(estimated.abs_diff(taken) * 40 < taken, "{estimated} bytes were estimated, {taken} were taken");
         }
     }
 }
 
 #[test]
 fn halves_in_sequence_and_tokens_in_pieces_change_nothing() {
+    let _alone = alone();
     let fixture = Fixture::open("svd/unet_a");
     let weights = Weights::from_tensors("recipe", fixture.weights("keys"), CPU, Kind::Float);
     let unet = unet::UNet::new(weights.root(), &fixture.parse("config"));

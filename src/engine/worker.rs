@@ -98,11 +98,12 @@ impl<M: 'static> Worker<M> {
         let (answer, reply) = mpsc::sync_channel(1);
         let handle = Arc::downgrade(self);
         let job: Job<M> = Box::new(move |model| {
-            let _handle = handle.upgrade();
+            let handle = handle.upgrade();
             let result = match model {
                 Ok(model) => guarded(|| job(model)),
                 Err(err) => Err(err.clone()),
             };
+            drop(handle);
             // Nobody waiting is fine.
             let _ = answer.send(result);
         });

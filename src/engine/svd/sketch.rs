@@ -201,14 +201,15 @@ impl<'a> Sketch<'a> {
         self.moved(2.0);
     }
 
-    /// A convolution over each frame and its two neighbours, without its weights, to a place that is there already.
+    /// A convolution over each frame and its two neighbours, without its weights, to a place that is there already. Of
+    /// the first and the last frame nothing comes: they are zeros.
     pub fn conv_over_frames(&self) {
         let walk = self.walk();
-        let weights = 3 * self.c * self.c;
-        walk.add(|cost| cost.multiplied += (2 * weights * self.n * self.h * self.w) as f64);
+        let (weights, values) = (3 * self.c * self.c, (self.n - 2) * self.h * self.w);
+        walk.add(|cost| cost.multiplied += (2 * weights * values) as f64);
         if walk.is_half() && !walk.device.is_cuda() {
             // oneDNN can't take windows that overlap.
-            walk.touch(3 * self.bytes() + walk.bytes(weights));
+            walk.touch(walk.bytes(3 * self.c * values + weights));
         }
     }
 

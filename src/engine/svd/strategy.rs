@@ -333,3 +333,130 @@ fn largest(most: i64, holds: impl Fn(i64) -> bool) -> Option<i64> {
 pub fn plan(planner: &Planner, budget: u64, limit: impl FnOnce() -> String) -> Result<Strategy> {
     planner.plan(Stage::Encode, budget).ok_or_else(|| planner.refusal(budget, limit()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::svd::{clip, schedule, unet, vae};
+
+    /// SVD-XT.
+    fn full_size() -> ModelInfo {
+        ModelInfo {
+            model_type: None,
+            recommended: Params::default(),
+            unet: unet::Config::default(),
+            vae: vae::Config {
+                block_out_channels: vec![128, 256, 512, 512],
+                layers_per_block: 2,
+                ..vae::Config::default()
+            },
+            clip: clip::Config {
+                hidden_size: 1280,
+                intermediate_size: 5120,
+                projection_dim: 1024,
+                num_hidden_layers: 32,
+                num_attention_heads: 16,
+                patch_size: 14,
+                hidden_act: "gelu".into(),
+                ..clip::Config::default()
+            },
+            schedule: schedule::Config::default(),
+            preprocessor: Default::default(),
+        }
+    }
+
+    fn planner(info: &ModelInfo, params: Params) -> Planner<'_> {
+        let keyframe = [params.width, params.height];
+        Planner::new(info, &params, Device::Cuda(0), Kind::Half, keyframe)
+    }
+
+    #[test]
+    fn weights_are_counted_as_the_checkpoints_have_them() {
+        let info = full_size();
+        let planner = planner(&info, Params { num_frames: 25, ..Params::default() });
+        let [clip, encoder, unet, decoder] = planner.costs(&planner.ways().next().unwrap());
+        let count = |file: &str| -> u64 {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/svd").join(file);
+            let full: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            let numbers = |entry: &serde_json::Value| {
+                entry[1].as_array().unwrap().iter().map(|side| side.as_u64().unwrap()).product::<u64>()
+            };
+            full["keys"].as_array().unwrap().iter().map(numbers).sum()
+        };
+        assert_eq!(unet.weights, 2 * count("full_unet.json"));
+        assert_eq!(clip.weights, 2 * count("full_clip.json"));
+        // The encoder is in float32.
+        assert_eq!(encoder.weights / 4 + decoder.weights / 2, count("full_vae.json"));
+    }
+
+    #[test]
+    fn a_smaller_budget_gives_up_more() {
+        let info = full_size();
+        let planner = planner(&info, Params { num_frames: 25, ..Params::default() });
+        let mut last = u64::MAX;
+        let order: Vec<_> = planner.ways().collect();
+        let mut rung = 0;
+        for gigabytes in [24, 16, 12, 8, 6] {
+            let budget = gigabytes * 1_000_000_000;
+            let way = planner.plan(Stage::Encode, budget).unwrap_or_else(|| panic!("{gigabytes} GB"));
+            let bytes = planner.most(&way);
+            assert!(bytes <= budget && bytes <= last, "{gigabytes} GB: {bytes}");
+            let at = order.iter().position(|other| *other == way).unwrap();
+            assert!(at >= rung, "{gigabytes} GB: {way}");
+            (last, rung) = (bytes, at);
+        }
+        assert_eq!(planner.plan(Stage::Encode, 24_000_000_000), Some(order[0]));
+    }
+
+    #[test]
+    fn what_the_user_sets_is_a_bound() {
+        let info = full_size();
+        let chunks = |change: fn(&mut Params)| {
+            let mut params = Params { num_frames: 25, ..Params::default() };
+            change(&mut params);
+            let planner = planner(&info, params);
+            let ways: Vec<_> = planner.ways().map(|way| way.decoding.chunk).collect();
+            (*ways.iter().min().unwrap(), *ways.iter().max().unwrap())
+        };
+        assert_eq!(chunks(|params| params.decode_chunk_size = 11), (1, 11));
+        assert_eq!(chunks(|params| params.decode_chunk_size = 1000), (1, 25));
+        // The reference's chunks are a part of what the clip looks like.
+        assert_eq!(
+            chunks(|params| (params.decode_chunk_size, params.decode_mode) = (8, DecodeMode::Reference)),
+            (8, 8)
+        );
+        assert_eq!(chunks(|params| params.decode_mode = DecodeMode::Reference), (25, 25));
+    }
+
+    #[test]
+    fn a_refusal_names_values_that_fit() {
+        let info = full_size();
+        let params = Params { width: 1280, height: 720, num_frames: 25, ..Params::default() };
+        let budget = 4_800_000_000;
+        let refusal = |params: &Params, budget| {
+            plan(&planner(&info, params.clone()), budget, || format!("max-memory={budget}")).unwrap_err().to_string()
+        };
+        let message = refusal(&params, budget);
+        assert!(message.starts_with("max-memory=4800000000 is too little for 1280x720 with 25 frames: it needs "));
+        let value = |name: &str| -> i64 {
+            let (_, rest) = message.split_once(&format!("{name}=")).unwrap_or_else(|| panic!("{name} in {message}"));
+            rest.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+        };
+        let fits = |params: Params| planner(&info, params).plan(Stage::Encode, budget).is_some();
+        let (width, height) = (value("width"), value("height"));
+        assert!(
+            width < 1280 && width % 64 == 0 && height % 8 == 0 && (width * 9 - height * 16).abs() <= 64,
+            "{message}"
+        );
+        assert!(fits(Params { width, height, ..params.clone() }), "{message}");
+        assert!(fits(Params { num_frames: value("num-frames"), ..params.clone() }), "{message}");
+        // In the order in which they should be tried.
+        assert!(message.find("width=") < message.find("num-frames="), "{message}");
+
+        let message = refusal(&params, 1_000_000_000);
+        assert!(message.contains("networks alone are too large"), "{message}");
+        let reference = Params { decode_mode: DecodeMode::Reference, ..params };
+        let message = refusal(&reference, 12_000_000_000);
+        assert!(message.contains("decode-mode=exact would fit"), "{message}");
+    }
+}
