@@ -201,7 +201,7 @@ fn comfyui_s_file_is_the_folder_that_it_was_made_of() {
 #[test]
 fn every_name_is_mapped_as_proven() {
     let folder = tempfile::tempdir().unwrap();
-    for (size, heads) in [("full", 32), ("small", 32)] {
+    for size in ["full", "small"] {
         let full: unet::Config = serde_json::from_str(
             r#"{"block_out_channels": [32, 64, 96, 96], "cross_attention_dim": 16, "addition_time_embed_dim": 8,
                 "projection_class_embeddings_input_dim": 24, "num_attention_heads": 1}"#,
@@ -219,7 +219,7 @@ fn every_name_is_mapped_as_proven() {
         let vae: vae::Config =
             serde_json::from_str(r#"{"block_out_channels": [32, 64, 96, 96], "layers_per_block": 2}"#).unwrap();
         let clip = clip::Config {
-            hidden_size: heads,
+            hidden_size: 32,
             intermediate_size: 64,
             projection_dim: 8,
             num_hidden_layers: 32,

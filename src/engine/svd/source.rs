@@ -78,7 +78,7 @@ impl ModelType {
             name.chars().map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
         let is_svd = ["svd", "stable_video_diffusion", "img2vid"].iter().any(|known| name.contains(known));
         let words: Vec<_> = name.split('_').collect();
-        let xt = words.iter().position(|word| word.ends_with("xt"));
+        let xt = words.iter().position(|word| matches!(*word, "xt" | "svdxt"));
         match xt.map(|xt| &words[xt + 1..]) {
             _ if !is_svd => None,
             Some(["1", "1", ..] | ["11", ..]) => Some(Self::SvdXt11),
@@ -464,6 +464,7 @@ mod tests {
             ("svd_xt_1_1", Some(ModelType::SvdXt11)),
             ("stable-video-diffusion-img2vid-xt-1-1", Some(ModelType::SvdXt11)),
             ("SVD-XT 1.1", Some(ModelType::SvdXt11)),
+            ("svd_with_context", Some(ModelType::Svd)),
             ("sdxl_base", None),
             ("my model", None),
         ] {
