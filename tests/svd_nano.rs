@@ -11,8 +11,7 @@ use gsttorchvideo::video;
 
 /// The frames that come out of `pipeline`, which begins with `svdsrc` and its properties.
 fn frames(pipeline: &str) -> Vec<Frame> {
-    gst::init().unwrap();
-    gsttorchvideo::plugin_register_static().unwrap();
+    common::register();
     let keyframe = file("pipelines/keyframe.jpg");
     let line =
         format!("svdsrc location=\"{}\" device=cpu {pipeline} ! appsink name=sink sync=false", keyframe.display());

@@ -14,6 +14,15 @@ use gsttorchvideo::engine::image::Frame;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
 
+/// Registers the elements, once.
+pub fn register() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        gst::init().unwrap();
+        gsttorchvideo::plugin_register_static().unwrap();
+    });
+}
+
 /// A file in the repository.
 pub fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -22,8 +22,7 @@ pub struct Files {
 
 /// Those of this process.
 pub static FILES: LazyLock<Files> = LazyLock::new(|| {
-    gst::init().unwrap();
-    gsttorchvideo::plugin_register_static().unwrap();
+    super::register();
     let program = std::env::current_exe().unwrap();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(program.file_stem().unwrap());
     let (picture, model) = (folder.join("picture.png"), folder.join("model"));
