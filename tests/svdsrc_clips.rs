@@ -328,11 +328,17 @@ fn other_weights_than_the_provenances_are_told() {
 }
 
 #[test]
-fn presets_are_kept() {
-    let preset = |pipeline: &Pipeline| pipeline.src().dynamic_cast::<gst::Preset>().unwrap();
-    let pipeline = Pipeline::new("motion-bucket-id=7", "fakesink");
-    let names = preset(&pipeline).property_names();
-    for name in ["motion-bucket-id", "num-inference-steps", "noise-aug-strength", "max-guidance-scale", "seed"] {
-        assert!(names.iter().any(|known| known == name), "{name}");
+fn presets_are_the_reports_plans() {
+    for element in ["svdsrc", "svdanimate"] {
+        common::register();
+        let element = gst::ElementFactory::make(element).build().unwrap();
+        let preset = element.dynamic_cast_ref::<gst::Preset>().unwrap();
+        assert_eq!(preset.preset_names(), ["balanced", "quality", "speed"]);
+        preset.load_preset("quality").unwrap();
+        assert_eq!(element.property::<gst::Fraction>("fps"), gst::Fraction::new(18, 1));
+        assert_eq!((element.property::<i32>("width"), element.property::<i32>("height")), (1280, 768));
+        assert_eq!(element.property::<i32>("num-inference-steps"), 70);
+        assert_eq!(element.property::<f64>("motion-bucket-id"), 2.0);
+        assert_eq!(element.property::<f64>("noise-aug-strength"), 0.0005);
     }
 }
