@@ -4,7 +4,7 @@
 //! Upstream: `diffusers/models/autoencoders/autoencoder_kl_temporal_decoder.py` and the blocks that it names.
 
 use serde::Deserialize;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::layers::{ResStyle, ResnetBlock2D, SpatioTemporalResBlock, upsample};
 use super::params::DecodeMode;
@@ -90,9 +90,9 @@ impl Config {
         shapes
     }
 
-    /// The most bytes that [`Vae::decode`] takes at once for a clip of `frames` latents (h, w) in `kind`, beside its
-    /// weights and what the convolutions' libraries take for themselves.
-    pub fn decode_peak(&self, frames: i64, h: i64, w: i64, kind: Kind, how: &Decoding) -> Peak {
+    /// The most bytes that [`Vae::decode`] takes at once for a clip of `frames` latents (h, w) in `kind` on `device`,
+    /// beside its weights. On a GPU, what the convolutions' library takes for itself comes on top.
+    pub fn decode_peak(&self, frames: i64, h: i64, w: i64, kind: Kind, device: Device, how: &Decoding) -> Peak {
         let (frames, pixels, bytes) = (frames as u64, (h * w) as u64, kind.elt_size_in_bytes() as u64);
         let chunk = frames.min(how.chunk as u64);
         let (clip, keep) = match how.mode {
@@ -102,37 +102,43 @@ impl Config {
         };
         let pieces = spans(clip as i64, chunk as i64);
         let is_whole = keep == Keep::Device && pieces.len() == 1;
-        let (mut device, mut host) = (0, 0);
+        let (mut on_device, mut on_host) = (0, 0);
         // Both in values: what is kept of the clip, and what a step takes beside that.
         let mut live = |kept: u64, more: u64| {
-            device = device.max(if keep == Keep::Host { more } else { kept + more });
-            host = host.max(if keep == Keep::Host { kept } else { 0 });
+            on_device = on_device.max(if keep == Keep::Host { more } else { kept + more });
+            on_host = on_host.max(if keep == Keep::Host { kept } else { 0 });
         };
+        // On the CPU, a convolution orders its input or its output in its own way.
+        let ordered = |inputs: u64, outputs: u64| if device == Device::Cpu { inputs.max(outputs) } else { 0 };
         let (mut before, mut pixels_before) = (self.latent_channels as u64, pixels);
         for shape in self.shapes() {
             let (inputs, outputs, side) = (shape.inputs as u64, shape.outputs as u64, shape.side as u64);
             let pixels_now = pixels * side * side;
+            // The block's input, unless it is what is kept; then the two convolutions, each with its input and output.
+            let x = if shape.before.is_some() || keep == Keep::Host { inputs } else { 0 };
+            let first = inputs + outputs + ordered(inputs, outputs);
+            let second = 2 * outputs + ordered(inputs, outputs);
+            let upsampler = if side * side * pixels > pixels_before { 2 * inputs + ordered(inputs, inputs) } else { 0 };
+            let more = (x + first.max(second)).max(upsampler);
             for span in &pieces {
                 let (done, left) = (span.start as u64, clip - span.start as u64);
                 let kept = done * outputs * pixels_now + left * before * pixels_before;
-                // The block's input, unless it is what is kept; then norm and convolution, or two of the outputs' size.
-                let x = if shape.before.is_some() || keep == Keep::Host { inputs } else { 0 };
-                let more = (x + (inputs + outputs).max(2 * outputs)).max(2 * x);
                 live(kept, (span.end - span.start) as u64 * more * pixels_now);
             }
             (before, pixels_before) = (outputs, pixels_now);
-            let strips: Vec<_> =
-                strips(pixels_now as i64, pieces.len()).iter().map(|s| (s.end - s.start) as u64).collect();
-            let hidden = if how.two_pass { strips[0] } else { strips.iter().sum() };
+            let strips = strips(pixels_now as i64, pieces.len());
+            let strips: Vec<_> = strips.iter().map(|strip| (strip.end - strip.start) as u64).collect();
+            let hidden = if how.two_pass { strips[0] } else { pixels_now };
             let x = if is_whole { 0 } else { clip * strips[0] };
             live(clip * outputs * pixels_now, outputs * (x + (clip + 2) * (strips[0] + hidden)));
         }
         let pictures = 3 * pixels_before;
-        live(clip * before * pixels_before, chunk * (before * pixels_before + pictures) + (clip + 2) * pictures);
+        let last = (before + ordered(before, 3)) * pixels_before + pictures;
+        live(clip * before * pixels_before, chunk * last + (clip + 2) * pictures);
         let latents = frames * self.latent_channels as u64 * pixels;
         // The reference's finished chunks wait for the last one.
         let finished = (frames - clip) * pictures;
-        Peak { device: bytes * (device + latents + finished), host: bytes * host }
+        Peak { device: bytes * (on_device + latents + finished), host: bytes * on_host }
     }
 }
 
