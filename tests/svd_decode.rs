@@ -130,6 +130,39 @@ fn cancelling_ends_within_a_piece() {
     }
 }
 
+#[test]
+fn the_peak_of_memory_is_known_beforehand() {
+    #[derive(serde::Deserialize)]
+    struct Full {
+        config: Config,
+    }
+    let text = std::fs::read(file("tests/fixtures/svd/full_vae.json")).unwrap();
+    let Full { config } = serde_json::from_slice(&text).unwrap();
+    // SVD-XT on a GPU, in bytes per channel of the whole clip in full size.
+    let peak = |how: Decoding| {
+        let peak = config.decode_peak(25, 72, 128, Kind::Half, Device::Cuda(0), &how);
+        let channel = (25 * 576 * 1024 * 2) as f64;
+        [peak.device, peak.host].map(|bytes| (bytes as f64 / channel * 10.0).round() / 10.0)
+    };
+    let all = Decoding { chunk: 25, ..ALL };
+    // The last level's first block, 256 channels to 128: 64 are those of a quarter of the size, before the upsampler;
+    // 256 behind it; 256 after the norm; 128 after the convolution. The latents are 1/16.
+    assert_eq!(peak(all), [704.1, 0.0]);
+    assert_eq!(peak(Decoding { mode: DecodeMode::Reference, ..all }), [704.1, 0.0]);
+    // 128 are kept, and as many of the temporal layer's first half between two frames of zeros; a strip and its scratch.
+    let one = Decoding { chunk: 1, ..all };
+    let [device, host] = peak(one);
+    assert!((device - (128.0 + 138.2 + 5.1 + 5.5)).abs() < 0.3 && host == 0.0, "{device}");
+    // The first half of one strip only, and then it is the spatial layers' frame that takes most: 127 more are kept,
+    // or, before, 64.
+    let twice = Decoding { two_pass: true, ..one };
+    let [device, host] = peak(twice);
+    assert!((145.0..155.0).contains(&device) && host == 0.0, "{device}");
+    // What is kept leaves the device.
+    let [device, host] = peak(Decoding { keep: Keep::Host, ..twice });
+    assert!((20.0..30.0).contains(&device) && host == 128.0, "{device} and {host}");
+}
+
 /// The clip that svd-nano makes of noise, in the order in which frames come.
 fn clip(model: &Model, params: &Params) -> Result<Vec<Frame>> {
     let mut frames = Vec::new();

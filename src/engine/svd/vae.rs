@@ -310,7 +310,7 @@ impl Encoder {
         }
         let (before, attention, after) = &self.middle;
         let x = after.forward(&attention.forward(&before.forward(&x, None)), None);
-        Ok(self.conv_out.forward(&self.norm.forward(&x).silu()))
+        Ok(self.conv_out.forward(&self.norm.forward(&x).silu_()))
     }
 }
 
@@ -323,8 +323,8 @@ pub struct Decoding {
     pub mode: DecodeMode,
     /// Where the clip is between layers ([`DecodeMode::Exact`] only).
     pub keep: Keep,
-    /// Whether to compute the temporal layers' first halves twice rather than to keep them: a third less memory for
-    /// a clip in chunks ([`DecodeMode::Exact`] only).
+    /// Whether to compute the temporal layers' first halves twice rather than to keep them: up to half the memory of a
+    /// clip in small chunks ([`DecodeMode::Exact`] only).
     pub two_pass: bool,
 }
 
