@@ -23,7 +23,7 @@ use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result};
 
 /// Pixels of the frames that are decoded at once where nothing is said: more are no faster, and on the CPU slower.
-const PIXELS: i64 = 1 << 20;
+const PIXELS: i64 = 1 << 19;
 
 /// What happens while a clip is made.
 #[derive(Debug, Clone)]
