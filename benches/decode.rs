@@ -30,14 +30,14 @@ const CASES: [Case; 2] = [
         size: [14, 36, 64],
     },
     Case {
-        name: "SVD, 14 frames of 192x128",
+        name: "SVD, 14 frames of 128x96",
         config: || Config {
             block_out_channels: vec![128, 256, 512, 512],
             layers_per_block: 2,
             latent_channels: 4,
             ..Config::default()
         },
-        size: [14, 16, 24],
+        size: [14, 12, 16],
     },
 ];
 const CHUNKS: [i64; 5] = [1, 2, 4, 8, 14];

@@ -61,7 +61,7 @@ fn the_engine_does_not_know_gstreamer() {
 
 #[test]
 fn every_source_file_names_its_licence() {
-    let sources = ["src", "tests", "examples"].iter().flat_map(|folder| files(folder, "rs"));
+    let sources = ["src", "tests", "examples", "benches"].iter().flat_map(|folder| files(folder, "rs"));
     for file in sources.chain([root().join("build.rs")]) {
         let text = fs::read_to_string(&file).unwrap();
         assert!(text.starts_with("// SPDX-License-Identifier: MPL-2.0\n"), "{}", file.display());

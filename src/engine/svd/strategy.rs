@@ -177,8 +177,8 @@ impl<'a> Planner<'a> {
     /// Chunks, the largest first; then the same in two passes; then with the clip on the host between layers.
     fn ways_to_decode(&self) -> Vec<Decoding> {
         let Params { width, height, num_frames: frames, decode_chunk_size: bound, decode_mode: mode, .. } = self.params;
-        // On the CPU more than a million pixels at once are slower; a GPU wants some more to do.
-        let usual = if self.device.is_cuda() { 4 } else { ((1 << 20) / (width * height)).max(1) };
+        // On the CPU more than half a million pixels at once are slower; a GPU wants some more to do.
+        let usual = if self.device.is_cuda() { 4 } else { ((1 << 19) / (width * height)).max(1) };
         let most = match (bound, mode) {
             (0, DecodeMode::Exact) => usual,
             (0, DecodeMode::Reference) => frames,
