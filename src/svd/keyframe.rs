@@ -196,7 +196,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a b.png");
         std::fs::write(&path, "").unwrap();
-        assert_eq!(files(path.to_str().unwrap()).unwrap(), [path.clone()]);
+        assert_eq!(files(path.to_str().unwrap()).unwrap(), std::slice::from_ref(&path));
         let uri = glib::filename_to_uri(&path, None).unwrap();
         assert!(uri.contains("a%20b"));
         assert_eq!(files(&uri).unwrap(), [path]);

@@ -682,7 +682,7 @@ mod tests {
     fn aligned_steps_are_ten_unless_set() {
         gst::init().unwrap();
         let ays = ("schedule", Schedule::Ays.to_value());
-        assert_eq!(params(&settings(&[ays.clone()]), 0).steps(), 10);
+        assert_eq!(params(&settings(std::slice::from_ref(&ays)), 0).steps(), 10);
         assert_eq!(params(&settings(&[ays, ("num-inference-steps", 12.to_value())]), 0).steps(), 12);
         let guided = settings(&[("max-guidance-scale", 2.0.to_value()), ("guidance-scale", 6.0.to_value())]);
         assert_eq!(params(&guided, 0).max_guidance_scale, 6.0);
