@@ -105,13 +105,57 @@ fn what_does_not_fit_ends_in_one_message() {
 #[test]
 fn the_next_picture_is_made_while_one_is_shown() {
     let pipeline = animate(&still(3), "", "appsink name=sink sync=false max-buffers=1");
-    let release = pipeline.play_and_hold_at("Generating clip 2 ");
+    let release = pipeline.play_and_hold_at_clip(2);
     let sink: gst_app::AppSink = pipeline.0.by_name("sink").unwrap().downcast().unwrap();
     for _ in 0..4 {
         sink.pull_sample().unwrap();
     }
     release.send(()).unwrap();
     assert_eq!(std::iter::from_fn(|| sink.pull_sample().ok()).count(), 8);
+}
+
+#[test]
+fn what_is_set_counts_from_the_next_clip_on() {
+    let pipeline = animate(&still(3), "seed=5", "appsink name=sink sync=false max-buffers=1");
+    let release = pipeline.play_and_hold_at_clip(2);
+    let sink: gst_app::AppSink = pipeline.0.by_name("sink").unwrap().downcast().unwrap();
+    let first = picture(&sink.pull_sample().unwrap());
+    pipeline.src().set_property("seed", 100i64);
+    release.send(()).unwrap();
+    let rest: Vec<_> = std::iter::from_fn(|| sink.pull_sample().ok()).map(|sample| picture(&sample)).collect();
+    let clip = |seed: i64| pictures(&Pipeline::new(&format!("{SMALL} seed={seed}"), SINK).collect());
+    assert!(first == clip(5)[0] && rest[3..7] == clip(100) && rest[7..] == clip(101));
+}
+
+#[test]
+fn the_end_comes_from_downstream_too() {
+    let pipeline = animate(&still(-1), "", "identity eos-after=6 ! fakesink");
+    pipeline.play();
+    assert_eq!(errors(&pipeline.messages_until_eos()), [""; 0]);
+}
+
+#[test]
+fn early_events_wait_for_the_caps() {
+    // Warnings end the test.
+    let source = format!("{} ! taginject tags=title=x", still(1));
+    assert_eq!(animate(&source, "", SINK).collect().len(), 4);
+    let nothing = "videotestsrc num-buffers=0 ! taginject tags=title=x";
+    assert_eq!(animate(nothing, "", SINK).collect().len(), 0);
+}
+
+#[test]
+fn svdsrcs_provenance_is_taken() {
+    let pipeline = Pipeline::new(&format!("{SMALL} seed=9 num-clips=1"), "fakesink");
+    pipeline.play();
+    let messages = pipeline.messages_until_eos();
+    let told = messages.iter().find_map(|message| match message.view() {
+        MessageView::Element(told) => told.structure().filter(|told| told.name() == "svdsrc-clip"),
+        _ => None,
+    });
+    let provenance: String = told.unwrap().get("provenance").unwrap();
+    let pipeline = Pipeline::launch(&format!("{} ! svdanimate name=src device=cpu ! {SINK}", still(1)));
+    pipeline.src().set_property("provenance", provenance);
+    assert!(pictures(&pipeline.collect()) == pictures(&Pipeline::new(&format!("{SMALL} seed=9"), SINK).collect()));
 }
 
 #[test]

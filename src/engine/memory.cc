@@ -180,9 +180,11 @@ void HostAllocator::give(void* data) {
     host().keep(block);
 }
 
-// CUDA's allocator, if libtorch's CUDA half has been loaded.
-c10::DeviceAllocator* cuda() {
-    return dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));
+// CUDA's allocator; an exception where libtorch's CUDA half has not been loaded.
+c10::DeviceAllocator& cuda() {
+    auto* const allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));
+    TORCH_CHECK(allocator != nullptr, "there is no allocator for CUDA");
+    return *allocator;
 }
 
 constexpr size_t ALL = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
@@ -210,21 +212,21 @@ uint64_t torchvideo_memory_current(int device) noexcept {
     if (device < 0) {
         return host().current;
     }
-    return quietly([=] { return uint64_t(cuda()->getDeviceStats(device).allocated_bytes[ALL].current); }, uint64_t{0});
+    return quietly([=] { return uint64_t(cuda().getDeviceStats(device).allocated_bytes[ALL].current); }, uint64_t{0});
 }
 
 uint64_t torchvideo_memory_peak(int device) noexcept {
     if (device < 0) {
         return host().peak;
     }
-    return quietly([=] { return uint64_t(cuda()->getDeviceStats(device).allocated_bytes[ALL].peak); }, uint64_t{0});
+    return quietly([=] { return uint64_t(cuda().getDeviceStats(device).allocated_bytes[ALL].peak); }, uint64_t{0});
 }
 
 void torchvideo_memory_reset_peak(int device) noexcept {
     if (device < 0) {
         host().reset_peak();
     } else {
-        quietly([=] { cuda()->resetPeakStats(device); return 0; }, 0);
+        quietly([=] { cuda().resetPeakStats(device); return 0; }, 0);
     }
 }
 
@@ -235,7 +237,7 @@ uint64_t torchvideo_memory_cached(int device) noexcept {
     }
     return quietly(
         [=] {
-            const auto stats = cuda()->getDeviceStats(device);
+            const auto stats = cuda().getDeviceStats(device);
             return uint64_t(stats.reserved_bytes[ALL].current - stats.allocated_bytes[ALL].current);
         },
         uint64_t{0});
@@ -243,14 +245,14 @@ uint64_t torchvideo_memory_cached(int device) noexcept {
 
 // Bytes of a CUDA device that nobody holds; 0 if it can't be told.
 uint64_t torchvideo_memory_free(int device) noexcept {
-    return quietly([=] { return uint64_t(cuda()->getMemoryInfo(device).first); }, uint64_t{0});
+    return quietly([=] { return uint64_t(cuda().getMemoryInfo(device).first); }, uint64_t{0});
 }
 
 void torchvideo_memory_release_cached(int device) noexcept {
     if (device < 0) {
         host().release_cached();
     } else {
-        quietly([] { cuda()->emptyCache(); return 0; }, 0);
+        quietly([] { cuda().emptyCache(); return 0; }, 0);
     }
 }
 

@@ -77,7 +77,13 @@ fn host_free() -> u64 {
     let free = fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(meminfo_available);
     let group = || {
         let number = |file: &str| fs::read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<u64>().ok();
-        Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+        // Files that were read count as taken there, and are given up for anything else.
+        let stat = fs::read_to_string("/sys/fs/cgroup/memory.stat").ok()?;
+        let files: u64 = ["inactive_file ", "active_file "]
+            .iter()
+            .filter_map(|name| stat.lines().find_map(|line| line.strip_prefix(name))?.trim().parse::<u64>().ok())
+            .sum();
+        Some((number("memory.max")? + files).saturating_sub(number("memory.current")?))
     };
     // Where nothing can be learnt, nothing is known to be in the way.
     free.unwrap_or(u64::MAX / 2).min(group().unwrap_or(u64::MAX))

@@ -149,15 +149,23 @@ impl<R> Reply<R> {
         self.0.recv().unwrap_or(Err(Error::Cancelled))
     }
 
+    /// Waits for the job to end, but not longer than this.
+    pub fn wait_for(&self, time: Duration) -> Option<Result<R>> {
+        match self.0.recv_timeout(time) {
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            answer => Some(answer.unwrap_or(Err(Error::Cancelled))),
+        }
+    }
+
     /// Waits for the job to end, or for the token to be set: then the job may go on for a while, and nobody hears of it.
     pub fn wait_or(self, cancel: &Cancel) -> Result<R> {
         // A look at the token now and then, because a token that could wake somebody would need a lock.
         const LOOK: Duration = Duration::from_millis(10);
         loop {
-            match self.0.recv_timeout(LOOK) {
-                Err(mpsc::RecvTimeoutError::Timeout) => cancel.check()?,
-                answer => return answer.unwrap_or(Err(Error::Cancelled)),
+            if let Some(answer) = self.wait_for(LOOK) {
+                return answer;
             }
+            cancel.check()?;
         }
     }
 }

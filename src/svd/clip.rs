@@ -2,6 +2,7 @@
 //! One clip in the making: the model's thread puts frames in, the streaming thread takes them out.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 
 use super::keyframe::Keyframe;
@@ -54,6 +55,8 @@ pub struct Clip {
     /// Its last frame, once it is there; only in a chain.
     pub last: Arc<OnceLock<Arc<Frame>>>,
     cancel: Cancel,
+    /// Whether it is the one in hand, and not one ahead.
+    is_awaited: Arc<AtomicBool>,
     shared: Arc<Shared>,
     reply: Mutex<Option<Reply<Made>>>,
 }
@@ -77,24 +80,29 @@ enum Stage {
 }
 
 impl Clip {
-    /// Sends the clip's job to `worker`. `herald` is called on the worker's thread when the job begins.
+    /// Sends the clip's job to `worker`. `herald` is called on the worker's thread when the job begins, with what tells
+    /// it whether the clip is awaited.
     pub fn begin(
         worker: &Arc<Worker<Model>>,
         order: Order,
-        herald: impl FnOnce(&Cancel) -> Herald + Send + 'static,
+        is_awaited: bool,
+        herald: impl FnOnce(&Cancel, Arc<AtomicBool>) -> Herald + Send + 'static,
     ) -> Self {
         let (cancel, shared, last) = (Cancel::default(), Arc::<Shared>::default(), Arc::default());
+        let is_awaited = Arc::new(AtomicBool::new(is_awaited));
+        let awaited = is_awaited.clone();
         let end = End(shared.clone());
         let job = Job { order: order.clone(), cancel: cancel.clone(), last: Arc::clone(&last) };
         let reply = worker.submit(move |model| {
             let _end = end;
-            job.run(model, herald)
+            job.run(model, |cancel| herald(cancel, awaited))
         });
-        Self { order, last, cancel, shared, reply: Mutex::new(Some(reply)) }
+        Self { order, last, cancel, is_awaited, shared, reply: Mutex::new(Some(reply)) }
     }
 
-    /// Waits until the clip is made, or it is known that it won't be.
+    /// Waits until the clip is made, or it is known that it won't be. Its progress is told from now on.
     pub fn wait(&self) -> Outcome {
+        self.is_awaited.store(true, Ordering::Relaxed);
         let stage = self.shared.stage.lock().unwrap();
         let mut stage = self.shared.changed.wait_while(stage, |stage| matches!(stage, Stage::Making)).unwrap();
         if let Stage::Ended = *stage {
@@ -165,7 +173,7 @@ struct Job {
 impl Job {
     fn run(self, model: &mut Model, herald: impl FnOnce(&Cancel) -> Herald) -> Result<Made> {
         self.cancel.check()?;
-        let herald = herald(&self.cancel);
+        let mut herald = herald(&self.cancel);
         let Order { params, keyframe, skip, anchor, .. } = &self.order;
         let keyframe = keyframe.resolve()?;
         let mut made = Vec::new();

@@ -22,17 +22,18 @@ pub enum Keyframe {
     Last(Arc<OnceLock<Arc<Frame>>>),
 }
 
-/// A file that is read once, when it is first needed.
+/// A file that is read when it is needed; once, if it is kept.
 #[derive(Debug)]
 pub struct Picture {
     path: PathBuf,
+    is_kept: bool,
     frame: OnceLock<Arc<Frame>>,
 }
 
 impl Keyframe {
-    /// A file.
-    pub fn file(path: PathBuf) -> Self {
-        Self::File(Arc::new(Picture { path, frame: OnceLock::new() }))
+    /// A file. Its picture is kept, if every clip begins with it.
+    pub fn file(path: PathBuf, is_kept: bool) -> Self {
+        Self::File(Arc::new(Picture { path, is_kept, frame: OnceLock::new() }))
     }
 
     /// The picture itself. Takes its time, so not for a streaming thread.
@@ -47,7 +48,7 @@ impl Keyframe {
                     return Ok(frame.clone());
                 }
                 let frame = Arc::new(Frame::open(&picture.path)?);
-                Ok(picture.frame.get_or_init(|| frame).clone())
+                Ok(if picture.is_kept { picture.frame.get_or_init(|| frame).clone() } else { frame })
             }
             Self::Sample(sample) => from_sample(sample).map(Arc::new),
             Self::Last(frame) => frame.get().cloned().ok_or(Error::Cancelled),

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use gst::prelude::*;
 use serde_json::{Value as Json, json};
@@ -58,8 +60,12 @@ impl Session {
         let error = |err: Error| errors::message(&err);
         let mut settings = settings;
         if let Some(text) = settings.text("provenance").map(str::to_owned) {
-            let layer = provenance::parse(&text).map_err(error)?;
-            settings = settings.with_provenance(layer, &element.list_properties()).map_err(error)?;
+            let mut layer = provenance::parse(&text).map_err(error)?;
+            let properties = element.list_properties();
+            // svdsrc's, which say nothing to svdanimate.
+            let is_here = |name: &str| properties.iter().any(|spec| spec.name() == name);
+            layer.retain(|name, _| is_here(name) || !(RUN.contains(&name.as_str()) || name == "location"));
+            settings = settings.with_provenance(layer, &properties).map_err(error)?;
         }
         let path = model(element, &settings)?;
         let source = Source::open(&path, settings.model_type()).map_err(error)?;
@@ -111,16 +117,17 @@ impl Session {
         settings.plan(&self.recommended)
     }
 
-    /// Begins a clip. `what` tells which it is.
-    pub fn begin(&self, order: Order, what: String) -> Arc<Clip> {
+    /// Begins a clip. `what` tells which it is; whether it is awaited, or one ahead, decides if progress is told.
+    pub fn begin(&self, order: Order, what: String, is_awaited: bool) -> Arc<Clip> {
         let element = self.element.clone();
-        Arc::new(Clip::begin(&self.worker, order, move |cancel| Herald::new(element, what, cancel)))
+        let herald = move |cancel: &Cancel, is_awaited: Arc<AtomicBool>| Herald::new(element, what, cancel, is_awaited);
+        Arc::new(Clip::begin(&self.worker, order, is_awaited, herald))
     }
 
     /// How a clip was made. The first of a run also tells how many there are.
-    fn provenance(&self, order: &Order, number: u64, summary: &Summary) -> Json {
+    fn provenance(&self, order: &Order, number: u64, summary: &Summary, hashes: Json) -> Json {
         let mut provenance = self.origin.clone();
-        provenance["model"]["weights"] = self.hashes();
+        provenance["model"]["weights"] = hashes;
         provenance["keyframe"] = order.keyframe.describe();
         let mut properties = provenance::properties(&order.params);
         properties.insert("dtype".into(), json!(self.settings.text("dtype")));
@@ -135,9 +142,10 @@ impl Session {
         provenance
     }
 
-    /// Posts the message about a clip that is made; gives its provenance.
-    pub fn tell(&self, order: &Order, number: u64, summary: &Summary) -> Json {
-        let provenance = self.provenance(order, number, summary);
+    /// Posts the message about a clip that is made; gives its provenance. `None` if `stop` ended the wait for the
+    /// weights' hashes, which at the disk's speed can take longer than the clip.
+    pub fn tell(&self, order: &Order, number: u64, summary: &Summary, stop: &dyn Fn() -> bool) -> Option<Json> {
+        let provenance = self.provenance(order, number, summary, self.hashes(stop)?);
         if let Some(element) = self.element.upgrade() {
             let [encode, denoise, decode] = summary.seconds;
             let message = gst::Structure::builder(format!("{}-clip", factory(&element)))
@@ -153,22 +161,30 @@ impl Session {
                 .build();
             post(&element, message);
         }
-        provenance
+        Some(provenance)
     }
 
-    /// The SHA-256 of every file of weights. Waits for them, which is over long before a clip is.
-    fn hashes(&self) -> Json {
+    /// The SHA-256 of every file of weights, once they are known; mostly they are long before a clip is made. `None` if
+    /// the wait for them was ended by `stop`.
+    fn hashes(&self, stop: &dyn Fn() -> bool) -> Option<Json> {
+        const LOOK: Duration = Duration::from_millis(10);
         let mut hashes = self.hashes.lock().unwrap();
-        if let Hashes::Awaited(reply) = std::mem::replace(&mut *hashes, Hashes::Known(Json::Null)) {
-            // What can't be read any more is not known.
-            let known = reply.wait().map_or(Json::Null, |hashes| json!(hashes));
-            self.compare(&known);
-            *hashes = Hashes::Known(known);
-        }
-        match &*hashes {
-            Hashes::Known(known) => known.clone(),
-            Hashes::Awaited(_) => Json::Null,
-        }
+        let known = loop {
+            match &*hashes {
+                Hashes::Known(known) => return Some(known.clone()),
+                Hashes::Awaited(_) if stop() => return None,
+                Hashes::Awaited(reply) => {
+                    if let Some(answer) = reply.wait_for(LOOK) {
+                        // What can't be read any more is not known.
+                        break answer.map_or(Json::Null, |hashes| json!(hashes));
+                    }
+                }
+            }
+        };
+        *hashes = Hashes::Known(known.clone());
+        drop(hashes);
+        self.compare(&known);
+        Some(known)
     }
 
     /// Warns if the weights are not those of the provenance that was set.
@@ -237,6 +253,10 @@ impl Watch {
         let (element, progress, name) = (element.downgrade(), worker.progress().clone(), name.to_owned());
         let told = id.wait_async(move |_, _, _| {
             let (done, all) = progress.bytes();
+            if done == all {
+                // Not begun, or loaded: perhaps the model's thread is busy with another element's clip.
+                return;
+            }
             if let (Some(element), Some(percent)) = (element.upgrade(), (100 * done).checked_div(all)) {
                 let text = format!("Loading {name} ({percent} %)");
                 let message = gst::message::Progress::builder(gst::ProgressType::Continue, "load-model", &text);
@@ -255,20 +275,40 @@ impl Drop for Watch {
     }
 }
 
-/// Tells an application what happens while a clip is made.
+/// Tells an application what happens while a clip is made. PROGRESS messages only of a clip that is waited for: programs
+/// wait for them to end before they play.
 pub struct Herald {
-    progress: Progress,
     element: glib::WeakRef<gst::Element>,
+    what: String,
+    cancel: Cancel,
+    is_awaited: Arc<AtomicBool>,
+    progress: Option<Progress>,
 }
 
 impl Herald {
-    fn new(element: glib::WeakRef<gst::Element>, what: String, cancel: &Cancel) -> Self {
-        let progress = Progress::start(element.clone(), "generate", what, cancel);
-        Self { progress, element }
+    fn new(element: glib::WeakRef<gst::Element>, what: String, cancel: &Cancel, is_awaited: Arc<AtomicBool>) -> Self {
+        let mut herald = Self { element, what, cancel: cancel.clone(), is_awaited, progress: None };
+        herald.progress();
+        herald
+    }
+
+    /// The progress to tell of, if there is any.
+    fn progress(&mut self) -> Option<&Progress> {
+        if self.progress.is_none() && self.is_awaited.load(Ordering::Relaxed) {
+            let start = Progress::start(self.element.clone(), "generate", self.what.clone(), &self.cancel);
+            self.progress = Some(start);
+        }
+        self.progress.as_ref()
+    }
+
+    fn update(&mut self, text: &str) {
+        if let Some(progress) = self.progress() {
+            progress.update(text);
+        }
     }
 
     /// Tells of an event.
-    pub fn tell(&self, event: &Event) {
+    pub fn tell(&mut self, event: &Event) {
         match event {
             Event::Planned(estimate, strategy) => {
                 if let Some(element) = self.element.upgrade() {
@@ -280,14 +320,14 @@ impl Herald {
                     post(&element, message);
                 }
             }
-            Event::Encoded => self.progress.update("Encoded the keyframe"),
+            Event::Encoded => self.update("Encoded the keyframe"),
             Event::Step { step, steps, seconds_left } => {
                 let percent = 100 * step / (*steps).max(1);
                 let left = seconds_left.ceil();
-                self.progress.update(&format!("Denoising step {step} of {steps} ({percent} %), {left} s left"));
+                self.update(&format!("Denoising step {step} of {steps} ({percent} %), {left} s left"));
             }
-            Event::Decoding { percent } => self.progress.update(&format!("Decoding ({percent} %)")),
-            // Told by `decoded`, when they have been given out.
+            Event::Decoding { percent } => self.update(&format!("Decoding ({percent} %)")),
+            // Told by `decoded`, when they have been kept.
             Event::Decoded(_) => {}
             Event::Warning(text) => {
                 if let Some(element) = self.element.upgrade() {
@@ -298,12 +338,14 @@ impl Herald {
     }
 
     /// Tells that so many frames were decoded, of so many.
-    pub fn decoded(&self, frames: i64, of: i64) {
-        self.progress.update(&format!("Decoded {frames} of {of} frames"));
+    pub fn decoded(&mut self, frames: i64, of: i64) {
+        self.update(&format!("Decoded {frames} of {of} frames"));
     }
 
     /// The clip is made.
     pub fn complete(self) {
-        self.progress.complete();
+        if let Some(progress) = self.progress {
+            progress.complete();
+        }
     }
 }

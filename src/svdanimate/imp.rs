@@ -39,6 +39,8 @@ struct State {
     session: Option<Arc<Session>>,
     /// Where nothing may wait.
     is_flushing: bool,
+    /// The stream has ended downstream or with an error: what upstream is told of it.
+    ended: Option<gst::FlowError>,
     /// What is to be pushed, in order.
     queue: VecDeque<Item>,
     /// The caps of the pictures.
@@ -48,8 +50,12 @@ struct State {
     chosen: Option<VideoInfo>,
     /// The last plan that was possible.
     plan: Option<Plan>,
+    /// The last warning about properties; one is enough.
+    warned: String,
     /// Clips that were begun.
     clips: u64,
+    /// Clips whose turn to be shown has come.
+    shown: u64,
     /// The clip that has the seed that was set.
     seeded: u64,
     /// What the source pad's thread has done.
@@ -69,6 +75,8 @@ struct Output {
     info: Option<VideoInfo>,
     has_segment: bool,
     is_begun: bool,
+    /// Events that came before the first picture, and must not leave before caps and segment.
+    held: Vec<gst::Event>,
 }
 
 impl Output {
@@ -76,6 +84,22 @@ impl Output {
     fn end(&self) -> gst::ClockTime {
         let time = self.info.as_ref().and_then(|info| time(self.since, info.fps()));
         self.origin + time.unwrap_or_default()
+    }
+}
+
+/// Ends the work on what was queued.
+fn interrupt(items: &[Item]) {
+    for item in items {
+        if let Item::Clip(clip, ..) = item {
+            clip.interrupt();
+        }
+    }
+}
+
+impl State {
+    /// Why nothing is taken any more, if that is so.
+    fn stopped(&self) -> Option<gst::FlowError> {
+        if self.is_flushing { Some(gst::FlowError::Flushing) } else { self.ended }
     }
 }
 
@@ -93,11 +117,11 @@ impl SvdAnimate {
             let state = self.state.lock().unwrap();
             let is_full = |state: &mut State| {
                 let clips = state.queue.iter().filter(|item| matches!(item, Item::Clip(..))).count();
-                clips >= CLIPS && !state.is_flushing
+                clips >= CLIPS && !state.is_flushing && state.ended.is_none()
             };
             let state = self.changed.wait_while(state, is_full).unwrap();
-            if state.is_flushing {
-                return Err(gst::FlowError::Flushing);
+            if let Some(err) = state.stopped() {
+                return Err(err);
             }
             let session = state.session.clone().ok_or(gst::FlowError::Flushing)?;
             let caps = state.pictures.clone().ok_or(gst::FlowError::NotNegotiated)?;
@@ -107,42 +131,53 @@ impl SvdAnimate {
         self.check(&caps)?;
         let info = self.negotiate(&session)?;
         let keyframe = Keyframe::Sample(gst::Sample::builder().buffer(&buffer).caps(&caps).build());
-        let order = self.order(&session, keyframe, &info, start)?;
+        let number = self.state.lock().unwrap().clips;
+        let order = self.order(&session, keyframe, &info, start, number)?;
         let mut state = self.state.lock().unwrap();
-        if state.is_flushing {
-            return Err(gst::FlowError::Flushing);
+        if let Some(err) = state.stopped() {
+            return Err(err);
         }
-        let number = state.clips;
-        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
-        gst::debug!(CAT, imp = self, "{what}: {:?}", order.params);
-        let clip = session.begin(order, what);
+        let clip = self.begin(&session, order, number, state.queue.is_empty());
         state.clips += 1;
         state.queue.push_back(Item::Clip(clip, number, start, info));
         self.changed.notify_all();
         Ok(gst::FlowSuccess::Ok)
     }
 
-    /// What the clip of a picture is to be, as the properties are now.
+    fn begin(&self, session: &Session, order: Order, number: u64, is_awaited: bool) -> Arc<Clip> {
+        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
+        gst::debug!(CAT, imp = self, "{what}: {:?}", order.params);
+        session.begin(order, what, is_awaited)
+    }
+
+    /// What the clip of a picture is to be, as the properties are now. What is not possible is left as it was, with a
+    /// warning.
     fn order(
         &self,
         session: &Session,
         keyframe: Keyframe,
         info: &VideoInfo,
         start: gst::ClockTime,
+        number: u64,
     ) -> Result<Order, gst::FlowError> {
         let obj = self.obj();
         let element = obj.upcast_ref::<gst::Element>();
         let is_driven = element.control_binding("seed").is_some();
         let settings = self.settings.lock().unwrap().clone().on(&session.settings).at(element, start);
-        let plan = session.plan(&settings).map_err(|err| {
-            let err = errors::text(&err);
-            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{err}; the next clip is made as before"));
-        });
+        let mut wrong = String::new();
+        let plan = session.plan(&settings).map_err(|err| wrong = errors::text(&err));
+        let is_told = {
+            let warned = &mut self.state.lock().unwrap().warned;
+            wrong.is_empty() || std::mem::replace(warned, wrong.clone()) == wrong
+        };
+        if !is_told {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{wrong}; the next clip is made as before"));
+        }
         let mut state = self.state.lock().unwrap();
         if let Ok(plan) = plan {
             state.plan = Some(plan);
         }
-        let seed = if is_driven { 0 } else { state.clips - state.seeded };
+        let seed = if is_driven { 0 } else { number.saturating_sub(state.seeded) };
         let plan = state.plan.as_ref().ok_or(gst::FlowError::Flushing)?;
         let params = plan.params(info, seed);
         Ok(Order { params, fps: info.fps(), keyframe, skip: 0, anchor: None })
@@ -192,6 +227,8 @@ impl SvdAnimate {
                 {
                     let mut state = self.state.lock().unwrap();
                     state.is_flushing = false;
+                    state.ended = None;
+                    state.shown = state.clips;
                     state.segment = gst::FormattedSegment::new();
                     state.output = Output { info: state.output.info.take(), ..Output::default() };
                 }
@@ -237,17 +274,13 @@ impl SvdAnimate {
 
     /// Ends every wait and all work.
     fn stop_waiting(&self) {
-        let clips: Vec<_> = {
+        let waiting: Vec<_> = {
             let mut state = self.state.lock().unwrap();
             state.is_flushing = true;
             self.changed.notify_all();
             state.queue.drain(..).collect()
         };
-        for item in clips {
-            if let Item::Clip(clip, ..) = item {
-                clip.interrupt();
-            }
-        }
+        interrupt(&waiting);
     }
 
     /// Starts the thread that pushes.
@@ -272,12 +305,8 @@ impl SvdAnimate {
         let result = match &item {
             None => Err(gst::FlowError::Flushing),
             Some(Item::Event(event)) => {
-                if event.type_() != gst::EventType::StreamStart {
-                    self.begin_segment();
-                }
-                let is_eos = event.type_() == gst::EventType::Eos;
-                self.srcpad.push_event(event.clone());
-                if is_eos { Err(gst::FlowError::Eos) } else { Ok(()) }
+                self.pass(event);
+                Ok(())
             }
             Some(Item::Clip(clip, number, start, info)) => self.push(clip, *number, *start, info),
         };
@@ -292,32 +321,94 @@ impl SvdAnimate {
         }
     }
 
+    /// Pushes an event, or holds it until there are caps.
+    fn pass(&self, event: &gst::Event) {
+        let is_eos = event.type_() == gst::EventType::Eos;
+        if event.type_() != gst::EventType::StreamStart {
+            let output = &mut self.state.lock().unwrap().output;
+            if output.info.is_none() && !is_eos {
+                return output.held.push(event.clone());
+            }
+        }
+        if is_eos {
+            self.begin_segment();
+        }
+        self.srcpad.push_event(event.clone());
+    }
+
     /// The thread that pushes can't go on.
     fn end(&self, err: gst::FlowError) {
         gst::debug!(CAT, imp = self, "the source pad's thread ends: {err}");
         let _ = self.srcpad.pause_task();
-        if err == gst::FlowError::Eos || err == gst::FlowError::Flushing {
+        if err == gst::FlowError::Flushing {
             return;
         }
-        self.stop_waiting();
         if err == gst::FlowError::NotLinked || err == gst::FlowError::NotNegotiated {
             gst::element_imp_error!(self, gst::StreamError::Failed, ("downstream does not take the clips: {err}"));
         }
+        let waiting: Vec<_> = {
+            let mut state = self.state.lock().unwrap();
+            // Upstream would post an error of its own on any other, which says less.
+            state.ended = Some(gst::FlowError::Eos);
+            self.changed.notify_all();
+            state.queue.drain(..).collect()
+        };
+        interrupt(&waiting);
+        self.begin_segment();
         self.srcpad.push_event(gst::event::Eos::new());
     }
 
-    /// Pushes a segment from 0 on, before anything that needs one.
+    /// Pushes a segment from 0 on, and the events that were held for it.
     fn begin_segment(&self) {
-        let is_new = !std::mem::replace(&mut self.state.lock().unwrap().output.has_segment, true);
+        let (is_new, held) = {
+            let output = &mut self.state.lock().unwrap().output;
+            (!std::mem::replace(&mut output.has_segment, true), std::mem::take(&mut output.held))
+        };
         if is_new {
             let segment = gst::FormattedSegment::<gst::ClockTime>::new();
             self.srcpad.push_event(gst::event::Segment::new(&segment));
         }
+        for event in held {
+            self.srcpad.push_event(event);
+        }
     }
 
-    /// Pushes the frames of a clip as they come.
-    fn push(&self, clip: &Clip, number: u64, start: gst::ClockTime, info: &VideoInfo) -> Result<(), gst::FlowError> {
+    /// The clip whose turn has come; another one, if properties were set since it was begun.
+    fn renewed(
+        &self,
+        session: &Session,
+        clip: &Arc<Clip>,
+        number: u64,
+        start: gst::ClockTime,
+        info: &VideoInfo,
+    ) -> Result<Arc<Clip>, gst::FlowError> {
+        let order = self.order(session, clip.order.keyframe.clone(), info, start, number)?;
+        let mut state = self.state.lock().unwrap();
+        if let Some(err) = state.stopped() {
+            return Err(err);
+        }
+        state.shown = number + 1;
+        if order.is(&clip.order) {
+            return Ok(clip.clone());
+        }
+        clip.interrupt();
+        let other = self.begin(session, order, number, true);
+        if let Some(Item::Clip(queued, ..)) = state.queue.front_mut() {
+            *queued = other.clone();
+        }
+        Ok(other)
+    }
+
+    /// Pushes the frames of a clip.
+    fn push(
+        &self,
+        clip: &Arc<Clip>,
+        number: u64,
+        start: gst::ClockTime,
+        info: &VideoInfo,
+    ) -> Result<(), gst::FlowError> {
         let session = self.state.lock().unwrap().session.clone().ok_or(gst::FlowError::Flushing)?;
+        let clip = &self.renewed(&session, clip, number, start, info)?;
         let mut output = self.state.lock().unwrap().output.clone();
         if output.info.as_ref() != Some(info) {
             let caps = info.to_caps().map_err(|_| gst::FlowError::NotNegotiated)?;
@@ -331,13 +422,14 @@ impl SvdAnimate {
             output.info = Some(info.clone());
         }
         self.begin_segment();
-        output.has_segment = true;
+        (output.has_segment, output.held) = (true, Vec::new());
         let summary = match clip.wait() {
             Outcome::Made(summary) => summary,
             Outcome::Failed(err) => return Err(self.fail(errors::message(&err))),
             Outcome::Interrupted => return Err(gst::FlowError::Flushing),
         };
-        let provenance = session.tell(&clip.order, number, &summary);
+        let stop = || self.state.lock().unwrap().is_flushing;
+        let provenance = session.tell(&clip.order, number, &summary, &stop).ok_or(gst::FlowError::Flushing)?;
         if number == 0 {
             self.srcpad.push_event(gst::event::Tag::new(tags(&provenance)));
         }
@@ -424,6 +516,7 @@ impl SvdAnimate {
         match event.view() {
             // A time of the clips is not a time of the pictures.
             gst::EventView::Seek(_) => false,
+            gst::EventView::Qos(_) => true,
             _ => gst::Pad::event_default(pad, Some(&*self.obj()), event),
         }
     }
@@ -473,10 +566,10 @@ impl ObjectImpl for SvdAnimate {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let is_new = self.settings.lock().unwrap().set(pspec.name(), value);
-        if is_new && pspec.name() == "seed" {
+        self.settings.lock().unwrap().set(pspec.name(), value);
+        if pspec.name() == "seed" {
             let mut state = self.state.lock().unwrap();
-            state.seeded = state.clips;
+            state.seeded = state.shown;
         }
     }
 

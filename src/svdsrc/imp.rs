@@ -78,6 +78,10 @@ struct Run {
     seeded: u64,
     /// The clip that begins with the picture that was set, though it be in a chain.
     pictured: u64,
+    /// The last picture that there was.
+    keyframe: Option<Keyframe>,
+    /// The last warning about properties; one is enough.
+    warned: String,
     /// The clip in hand has been told of.
     is_told: bool,
     /// An error was posted. One is enough.
@@ -115,7 +119,12 @@ struct Pictures {
 
 impl Pictures {
     fn open(location: &str) -> engine::Result<Self> {
-        let files = keyframe::files(location)?.into_iter().map(Keyframe::file).collect();
+        if location.is_empty() {
+            return Ok(Self::default());
+        }
+        let files = keyframe::files(location)?;
+        let is_one = files.len() == 1;
+        let files = files.into_iter().map(|file| Keyframe::file(file, is_one)).collect();
         Ok(Self { location: location.into(), files })
     }
 
@@ -162,8 +171,8 @@ impl SvdSrc {
         let plan = session.plan(settings).map_err(error)?;
 
         let pictures = match (settings.text("location"), &wanted.keyframe) {
-            (Some(location), _) => Pictures::open(location).map_err(error)?,
-            (None, Some(_)) => Pictures::default(),
+            (_, Some(_)) => Pictures::default(),
+            (Some(location), None) => Pictures::open(location).map_err(error)?,
             (None, None) => {
                 let missing = "location is not set: name a picture, PNG, JPEG or WebP, or set keyframe";
                 return Err(gst::error_msg!(gst::ResourceError::NotFound, ("{missing}")));
@@ -187,6 +196,8 @@ impl SvdSrc {
             frames: 0,
             seeded: 0,
             pictured: 0,
+            keyframe: None,
+            warned: String::new(),
             is_told: false,
             has_failed: false,
         })
@@ -234,11 +245,11 @@ impl SvdSrc {
             return Err(gst::FlowError::Flushing);
         }
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
-        let shown = if ahead == 0 { run.frames - place.layout.start(place.number) } else { 0 };
+        let shown = if ahead == 0 { run.frames.saturating_sub(place.layout.start(place.number)) } else { 0 };
         order.skip = place.layout.repeated(place.number) + shown as usize;
         let what = format!("Generating clip {} with seed {}", place.number + 1, order.params.seed);
         gst::debug!(CAT, imp = self, "{what}, from frame {}: {:?}", order.skip, order.params);
-        let clip = place.session.begin(order, what);
+        let clip = place.session.begin(order, what, ahead == 0);
         *if ahead == 0 { &mut run.current } else { &mut run.ahead } = Some(clip.clone());
         Ok(Some(clip))
     }
@@ -267,14 +278,13 @@ impl SvdSrc {
         let wanted = self.wanted.lock().unwrap().clone();
         let is_driven = element.control_binding("seed").is_some();
         let settings = wanted.settings.on(&place.session.settings).at(element, place.start);
-        let keep = |err: Error| {
-            let err = errors::text(&err);
-            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{err}; the next clip is made as before"));
-        };
-        let plan = place.session.plan(&settings).map_err(keep).ok();
+        let mut wrong = String::new();
+        let mut keep = |err: Error| wrong = errors::text(&err);
+        let plan = place.session.plan(&settings).map_err(&mut keep).ok();
         let location = settings.text("location").unwrap_or_default();
         let is_new = self.state.lock().unwrap().run.as_ref().is_some_and(|run| run.pictures.location != location);
-        let pictures = if is_new { Pictures::open(location).map_err(keep).ok() } else { None };
+        let is_needed = is_new && wanted.keyframe.is_none() && place.before.is_none();
+        let pictures = if is_needed { Pictures::open(location).map_err(&mut keep).ok() } else { None };
 
         let mut state = self.state.lock().unwrap();
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
@@ -286,8 +296,21 @@ impl SvdSrc {
         }
         let mut params = run.plan.params(&place.info, if is_driven { 0 } else { place.seed });
         params.num_frames = place.layout.num_frames;
-        let picture = || wanted.keyframe.map(Keyframe::Sample).or_else(|| run.pictures.of(place.number));
-        let keyframe = place.before.clone().or_else(picture).ok_or(gst::FlowError::Error)?;
+        let of_files = || run.pictures.of(place.number.saturating_sub(run.pictured));
+        let picture = wanted.keyframe.map(Keyframe::Sample).or_else(of_files);
+        if picture.is_none() && wrong.is_empty() {
+            wrong = "neither location nor keyframe is set".into();
+        }
+        let same = |kept: &Keyframe| picture.as_ref().is_none_or(|picture| picture.is(kept));
+        if !run.keyframe.as_ref().is_some_and(same) {
+            run.keyframe = picture;
+        }
+        let keyframe = place.before.clone().or_else(|| run.keyframe.clone()).ok_or(gst::FlowError::Flushing)?;
+        let is_told = wrong.is_empty() || std::mem::replace(&mut run.warned, wrong.clone()) == wrong;
+        drop(state);
+        if !is_told {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{wrong}; the next clip is made as before"));
+        }
         let anchor = place.layout.is_chained.then(|| place.anchor.clone());
         Ok(Order { params, fps: place.info.fps(), keyframe, skip: 0, anchor })
     }
@@ -295,14 +318,18 @@ impl SvdSrc {
     /// The clip in hand is made: tells of it, once.
     fn tell(&self, clip: &Clip, summary: &Summary) -> Result<(), gst::FlowError> {
         let (session, number) = {
-            let mut state = self.state.lock().unwrap();
-            let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
-            if std::mem::replace(&mut run.is_told, true) {
+            let state = self.state.lock().unwrap();
+            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+            if run.is_told {
                 return Ok(());
             }
             (run.session.clone(), run.clips)
         };
-        let provenance = session.tell(&clip.order, number, summary);
+        let stop = || self.state.lock().unwrap().is_flushing;
+        let provenance = session.tell(&clip.order, number, summary, &stop).ok_or(gst::FlowError::Flushing)?;
+        if let Some(run) = &mut self.state.lock().unwrap().run {
+            run.is_told = true;
+        }
         if number == 0 {
             // The base class keeps the event until it has pushed the segment. (Not `send_event`: that takes the state
             // lock, which a state change holds while it waits for this thread.)
@@ -467,6 +494,11 @@ impl ObjectImpl for SvdSrc {
                     wanted.keyframe = value.get().expect("GObject checks the type");
                     true
                 }
+                // That it is set says that it counts anew, whatever it was.
+                "seed" => {
+                    wanted.settings.set("seed", value);
+                    true
+                }
                 name => wanted.settings.set(name, value),
             }
         };
@@ -606,8 +638,10 @@ impl BaseSrcImpl for SvdSrc {
         let info = VideoInfo::from_caps(caps).map_err(|_| gst::loggable_error!(CAT, "not video: {caps}"))?;
         let is_first = match &mut self.state.lock().unwrap().run {
             Some(run) => {
-                let layout = run.extent.layout(run.plan.num_frames(), info.fps());
-                run.layout = Some(layout.map_err(|err| gst::loggable_error!(CAT, "{err}"))?);
+                if run.layout.is_none() {
+                    let layout = run.extent.layout(run.plan.num_frames(), info.fps());
+                    run.layout = Some(layout.map_err(|err| gst::loggable_error!(CAT, "{err}"))?);
+                }
                 run.info.replace(info).is_none()
             }
             None => return Err(gst::loggable_error!(CAT, "caps for an element that is not running")),

@@ -105,12 +105,21 @@ impl Pipeline {
     /// Plays, and holds the model's thread where it says `text`, until the sender is used or dropped. Returns when it
     /// is there.
     pub fn play_and_hold_at(&self, text: &'static str) -> mpsc::Sender<()> {
+        self.play_and_hold_where(move |message| {
+            let MessageView::Progress(progress) = message.view() else { return false };
+            progress.get().2.starts_with(text)
+        })
+    }
+
+    fn play_and_hold_where(
+        &self,
+        is_there: impl Fn(&gst::Message) -> bool + Send + Sync + 'static,
+    ) -> mpsc::Sender<()> {
         let (reached, has_reached) = mpsc::channel();
         let (release, is_released) = mpsc::channel::<()>();
         let first = std::sync::Mutex::new(Some((reached, is_released)));
         self.0.bus().unwrap().set_sync_handler(move |_, message| {
-            if let MessageView::Progress(progress) = message.view()
-                && progress.get().2.starts_with(text)
+            if is_there(message)
                 && let Some((reached, is_released)) = first.lock().unwrap().take()
             {
                 reached.send(()).unwrap();
@@ -121,6 +130,18 @@ impl Pipeline {
         self.play();
         has_reached.recv().unwrap();
         release
+    }
+
+    /// The same, where the making of clip `number`, from 1, has been planned.
+    pub fn play_and_hold_at_clip(&self, number: usize) -> mpsc::Sender<()> {
+        self.play_and_hold_where({
+            let planned = std::sync::atomic::AtomicUsize::new(0);
+            move |message| {
+                let MessageView::Element(element) = message.view() else { return false };
+                let is_one = element.structure().is_some_and(|told| told.name().ends_with("-estimate"));
+                is_one && planned.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 == number
+            }
+        })
     }
 
     /// The same, in the first denoising step.

@@ -153,6 +153,7 @@ impl Model {
         self.vae.fill(vae?, &source.info)
     }
 
+    /// Takes all networks off the device.
     fn unload(&mut self) {
         self.clip.unload();
         self.unet.unload();
@@ -194,5 +195,12 @@ impl Model {
                 Self::from_source(&source, device, kind, &loading.cancel, &loading.progress)
             })
         })
+    }
+}
+
+impl Drop for Model {
+    /// What libtorch keeps for tensors to come goes, too: there may be none for a long time.
+    fn drop(&mut self) {
+        self.unload();
     }
 }
