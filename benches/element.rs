@@ -4,6 +4,7 @@
 //! `cargo bench --bench element`; with svd-nano, so on the CPU it takes a few minutes.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gst::prelude::*;
@@ -12,7 +13,7 @@ use gsttorchvideo::engine::svd::{self, Model, Params, Source};
 use gsttorchvideo::engine::worker::Cancel;
 use tch::{Device, Kind};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 6;
 
 fn main() {
     gst::init().unwrap();
@@ -37,12 +38,16 @@ fn main() {
 /// Clips from the engine alone and from the element in turns: the element makes a clip ahead, so that its time is the
 /// time between the ends of two clips.
 fn overhead(line: &str, source: &Source, keyframe: &Path, params: &Params) {
-    let mut model =
-        Model::from_source(source, Device::Cpu, Kind::Float, &Cancel::default(), &Default::default()).unwrap();
-    let keyframe = Frame::open(keyframe).unwrap();
-    let mut alone = || {
+    // The very thread and the very model that the element uses.
+    let worker = Model::shared(source, Device::Cpu, Kind::Float);
+    let keyframe = Arc::new(Frame::open(keyframe).unwrap());
+    let alone = || {
+        let (keyframe, params) = (keyframe.clone(), params.clone());
         let start = Instant::now();
-        svd::generate(&mut model, &keyframe, params, &Cancel::default(), &mut |_| {}).unwrap();
+        let job = move |model: &mut Model| {
+            svd::generate(model, &keyframe, &params, &Cancel::default(), &mut |_| {}).map(drop)
+        };
+        worker.submit(job).wait().unwrap();
         start.elapsed()
     };
     alone();
