@@ -381,3 +381,17 @@ fn presets_are_the_reports_plans() {
         assert_eq!(element.property::<f64>("noise-aug-strength"), 0.0005);
     }
 }
+
+#[test]
+fn presets_keep_how_clips_look() {
+    let pipeline = Pipeline::new("duration=1000000000", "fakesink");
+    let src = pipeline.src();
+    let names = src.dynamic_cast_ref::<gst::Preset>().unwrap().property_names();
+    let has = |name: &str| names.iter().any(|known| known == name);
+    for kept in ["motion-bucket-id", "num-inference-steps", "max-guidance-scale", "seed", "width", "schedule"] {
+        assert!(has(kept), "{kept}");
+    }
+    for left_out in ["location", "keyframe", "provenance", "num-clips", "duration", "guidance-scale", "name"] {
+        assert!(!has(left_out), "{left_out}");
+    }
+}

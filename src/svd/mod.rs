@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What `svdsrc` and `svdanimate` share: properties, the model in use, clips in the making, and what is told of them.
 
+use gst::prelude::*;
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo};
 use serde_json::Value as Json;
 
@@ -142,4 +143,30 @@ pub fn tags(provenance: &Json) -> gst::TagList {
     );
     list.add::<gst::tags::Comment>(&provenance.to_string().as_str(), gst::TagMergeMode::Replace);
     tags
+}
+
+/// Properties that a preset does not keep: it says how clips look, not what they show or how many there are.
+const NO_PRESET: [&str; 9] = [
+    "name",
+    "parent",
+    "location",
+    "keyframe",
+    "num-clips",
+    "chain",
+    "duration",
+    "provenance",
+    // Another name of a property that is kept.
+    "guidance-scale",
+];
+
+/// Sets the interface of presets up.
+pub fn init_preset(interface: &mut glib::Interface<gst::Preset>) {
+    unsafe extern "C" fn names(preset: *mut gst::ffi::GstPreset) -> *mut *mut std::ffi::c_char {
+        // SAFETY: GStreamer asks an object that has the interface; it frees the list and its texts.
+        let object: glib::translate::Borrowed<gst::Preset> = unsafe { glib::translate::from_glib_borrow(preset) };
+        let properties = object.list_properties();
+        let names = properties.iter().map(|spec| spec.name()).filter(|name| !NO_PRESET.contains(name));
+        glib::StrV::from_iter(names.map(glib::GString::from)).into_raw()
+    }
+    AsMut::<gst::ffi::GstPresetInterface>::as_mut(interface).get_property_names = Some(names);
 }

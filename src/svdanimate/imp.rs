@@ -15,7 +15,7 @@ use crate::svd::clip::{Clip, Order, Outcome};
 use crate::svd::keyframe::Keyframe;
 use crate::svd::session::Session;
 use crate::svd::settings::{Plan, Settings, shared_properties, template};
-use crate::svd::{frame_buffer, tags, time};
+use crate::svd::{frame_buffer, init_preset, tags, time};
 
 /// Clips that wait or are given out: one that is shown, and one ahead.
 const CLIPS: usize = 2;
@@ -587,7 +587,12 @@ impl ObjectImpl for SvdAnimate {
 
 impl GstObjectImpl for SvdAnimate {}
 
-impl PresetImpl for SvdAnimate {}
+// SAFETY: sets one function, which takes any object with the interface.
+unsafe impl IsImplementable<SvdAnimate> for gst::Preset {
+    fn interface_init(interface: &mut glib::Interface<Self>) {
+        init_preset(interface);
+    }
+}
 
 impl ElementImpl for SvdAnimate {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {

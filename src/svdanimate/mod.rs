@@ -10,6 +10,8 @@
  * The properties are those of `svdsrc`, without the ones that say where pictures come from and how many clips there
  * are. Downstream's caps choose the size and the frame rate of the clips; the size of the pictures does not matter.
  *
+ * Put a `queue` in front where the source must not be held up.
+ *
  * A picture waits while clips are made: one clip is given out while the next is in the making, and further pictures wait
  * upstream. A camera drops its pictures meanwhile. The first clip begins at the time of its picture, each other one
  * at the end of the one before it, or at the time of its picture if that is later.

@@ -22,7 +22,7 @@ use crate::svd::clip::{Anchor, Clip, Order, Outcome};
 use crate::svd::keyframe::{self, Keyframe};
 use crate::svd::session::Session;
 use crate::svd::settings::{Plan, Settings, label, template};
-use crate::svd::{frame_buffer, tags};
+use crate::svd::{frame_buffer, init_preset, tags};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
@@ -537,7 +537,12 @@ impl ObjectImpl for SvdSrc {
 
 impl GstObjectImpl for SvdSrc {}
 
-impl PresetImpl for SvdSrc {}
+// SAFETY: sets one function, which takes any object with the interface.
+unsafe impl IsImplementable<SvdSrc> for gst::Preset {
+    fn interface_init(interface: &mut glib::Interface<Self>) {
+        init_preset(interface);
+    }
+}
 
 impl ElementImpl for SvdSrc {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {

@@ -4,17 +4,22 @@
 /**
  * SECTION:element-svdsrc
  *
- * Makes video clips from a picture with Stable Video Diffusion. The picture is a PNG, JPEG or WebP file; the model is a
- * folder as diffusers saves it.
+ * Makes video clips from pictures with Stable Video Diffusion. A picture is a PNG, JPEG or WebP file (`location`, also a
+ * numbered series like `shot-%04d.png`), or a sample of an application (`keyframe`). The model is a folder as diffusers
+ * saves it, a single file, or one found by its `model-type`.
  *
- * Every parameter is taken from the property, if it was set; else, for the size and the frame rate, from downstream's
- * caps; else from what the model's folder recommends; else it has diffusers' default. Where no model is named, the
- * small one that comes with the plugin is taken, from `$TORCHVIDEO_MODELS` if that folder has it.
+ * There are as many clips as pictures, or `num-clips`, or as many frames as `duration` asks for. In a `chain`, a clip
+ * begins with the last frame of the one before it. The next clip is made while one is shown. What is set while the
+ * element runs takes effect at the next clip; what is not possible is told in a warning, and left as it was.
  *
- * The model loads and the clip is made on a thread of their own; PROGRESS messages tell how far they are
- * (`load-model`, `generate`). Stopping, flushing or ending the pipeline ends the work within one denoising step. After
- * a flush the clip goes on where it was. The same parameters and the same seed give the same clip. The stream's
- * tags carry them, as JSON in the comment.
+ * Every parameter is taken from the property, if it was set; else from the `provenance` that was set; else, for the size
+ * and the frame rate, from downstream's caps; else from what the model's makers recommend; else it has diffusers'
+ * default. Where no model is named, the small one that comes with the plugin is taken.
+ *
+ * PROGRESS messages tell how far loading (`load-model`) and the clip that is waited for (`generate`) are; element messages
+ * tell what each clip takes (`svdsrc-estimate`) and how it was made (`svdsrc-clip`). Stopping, flushing or ending the pipeline ends the
+ * work within one denoising step. The same parameters and the same seed give the same clip. The stream's tags carry
+ * them, as JSON in the comment, and `provenance` takes that JSON.
  *
  * ## Example pipelines
  *
