@@ -326,9 +326,9 @@ impl Herald {
                 let left = seconds_left.ceil();
                 self.update(&format!("Denoising step {step} of {steps} ({percent} %), {left} s left"));
             }
-            Event::Decoding { percent } => self.update(&format!("Decoding ({percent} %)")),
-            // Told by `decoded`, when they have been kept.
-            Event::Decoded(_) => {}
+            Event::Decoding { percent } if percent % 10 == 0 => self.update(&format!("Decoding ({percent} %)")),
+            // Frames are told of by `decoded`, when they have been kept.
+            Event::Decoding { .. } | Event::Decoded(_) => {}
             Event::Warning(text) => {
                 if let Some(element) = self.element.upgrade() {
                     gst::element_warning!(element, gst::LibraryError::Failed, ("{text}"));

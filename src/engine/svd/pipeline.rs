@@ -171,8 +171,8 @@ impl Making<'_> {
             let clean = self.attempt(Stage::Denoise, |making| making.denoise(&conditions, latents, sigma))?;
             step += 1;
             let each = start.elapsed().as_secs_f64() / step as f64;
-            // Decoding is off by as much as the steps are.
-            let off = each * steps as f64 / estimate.denoise.seconds;
+            // Decoding is off as the steps are; but what they take to get going says nothing.
+            let off = (each * steps as f64 / estimate.denoise.seconds).clamp(0.5, 2.0);
             let seconds_left = each * (steps - step) as f64 + estimate.decode.seconds * off;
             (self.report)(Event::Step { step, steps, seconds_left });
             Ok(clean)
