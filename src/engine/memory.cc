@@ -50,6 +50,7 @@ public:
         while (!freed.empty()) {
             drop_oldest();
         }
+        usual = current.load();
     }
 
     void reset_peak() { peak = current.load(); }
@@ -60,6 +61,8 @@ public:
     std::atomic<uint64_t> limit{UINT64_MAX};
 
 private:
+    // The peak since nothing was kept any more, whoever has reset the one that is told.
+    std::atomic<uint64_t> usual{0};
     std::mutex mutex;
     // The oldest first.
     std::list<void*> freed;
@@ -81,11 +84,16 @@ private:
             current -= asked;
             TORCH_CHECK_WITH(OutOfMemoryError, false, "CPU out of memory: a tensor of ", asked, " bytes does not fit");
         }
-        uint64_t most = peak;
-        while (most < now && !peak.compare_exchange_weak(most, now)) {
-        }
+        raise(peak, now);
+        raise(usual, now);
         static_cast<Header*>(block)->asked = asked;
         return static_cast<char*>(block) + LINE;
+    }
+
+    static void raise(std::atomic<uint64_t>& most, uint64_t now) {
+        uint64_t before = most;
+        while (before < now && !most.compare_exchange_weak(before, now)) {
+        }
     }
 
     void* find(size_t asked) {
@@ -159,7 +167,7 @@ private:
         }
         cached += size;
         // Not much more than is in use at the peak anyway.
-        while (!freed.empty() && cached + current > peak + peak / 2) {
+        while (!freed.empty() && cached + current > usual + usual / 2) {
             drop_oldest();
         }
     }
