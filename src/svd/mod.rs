@@ -11,6 +11,7 @@ use crate::video;
 
 pub mod clip;
 pub mod keyframe;
+pub mod plan;
 pub mod provenance;
 pub mod session;
 pub mod settings;

@@ -12,8 +12,9 @@ use serde_json::{Value as Json, json};
 use tch::Device;
 
 use super::clip::{Clip, Order};
+use super::plan::Plan;
 use super::provenance;
-use super::settings::{Plan, Settings};
+use super::settings::Settings;
 use crate::engine::Error;
 use crate::engine::device::{DeviceChoice, kind_name, why_cpu};
 use crate::engine::svd::{Event, Model, Params, Source, Summary};
@@ -38,6 +39,7 @@ pub struct Session {
     closing: Cancel,
     /// What is told of every clip.
     origin: Json,
+    /// Asked for by the streaming thread alone, which may wait with it locked.
     hashes: Mutex<Hashes>,
 }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MPL-2.0
-//! The properties of `svdsrc` and `svdanimate`, and how they, downstream's caps and the model's own values become one
-//! set of parameters.
+//! The properties of `svdsrc` and `svdanimate`, and how they and the model's own values become one plan.
 //!
 //! Values are kept by name, as JSON: what was set by hand, what a provenance says, what a model recommends and what is
 //! told of a clip are then all the same sort of thing, and lie over one another in layers.
@@ -8,15 +7,14 @@
 use std::collections::BTreeMap;
 
 use gst::prelude::*;
-use gst_video::VideoInfo;
 use serde_json::Value as Json;
 
+use super::plan::{Plan, rate_of};
 use super::{DecodeMode, GuidanceShape, KeyframeFit, ModelType, Schedule};
 use crate::engine::device::Precision;
-use crate::engine::svd::{self, MAX_SIDE, Params};
+use crate::engine::svd::{self, Params};
 use crate::engine::{Error, Result};
 use crate::settings::{DEFAULT_DEVICE, device_spec, dtype_spec};
-use crate::video::FORMATS;
 
 /// Values by the property's name.
 pub type Layer = BTreeMap<String, Json>;
@@ -368,10 +366,6 @@ pub fn to_object(params: &Params) -> serde_json::Map<String, Json> {
     }
 }
 
-fn rate_of(rate: gst::Fraction) -> f64 {
-    f64::from(rate.numer()) / f64::from(rate.denom())
-}
-
 /// "25/2".
 fn fraction(value: &Json) -> Option<gst::Fraction> {
     let (numer, denom) = value.as_str()?.split_once('/')?;
@@ -433,127 +427,10 @@ fn from_json(spec: &glib::ParamSpec, value: &Json) -> Result<glib::Value, String
     found.ok_or_else(|| expected.into())
 }
 
-/// What is made: the parameters, before downstream has chosen what it may.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    params: Params,
-    /// The width and height that the model recommends.
-    shape: (i64, i64),
-    framerate: gst::Fraction,
-    // Set, and so not downstream's to choose.
-    width: Option<i32>,
-    height: Option<i32>,
-    fps: Option<gst::Fraction>,
-}
-
-impl Plan {
-    /// Frames in a clip.
-    pub fn num_frames(&self) -> i64 {
-        self.params.num_frames
-    }
-
-    /// The caps that downstream may choose from.
-    pub fn caps(&self) -> gst::Caps {
-        let mut caps = template();
-        let caps_mut = caps.make_mut();
-        let side = gst::IntRange::with_step(8, MAX_SIDE as i32, 8);
-        for (name, value) in [("width", self.width), ("height", self.height)] {
-            match value {
-                Some(value) => caps_mut.set(name, value),
-                None => caps_mut.set(name, side),
-            }
-        }
-        if let Some(fps) = self.fps {
-            caps_mut.set("framerate", fps);
-        }
-        label(caps_mut);
-        caps
-    }
-
-    /// Why downstream can't choose just anything, in words.
-    pub fn bound(&self) -> String {
-        const POSSIBLE: &str = "width and height can be multiples of 8 from 8 to 16384, the frame rate 1/1 and above, the \
-                                pixels square, the format an RGB one of 8 bits";
-        let set =
-            self.set_by_hand().map(|properties| format!("{properties} was set, and goes before downstream's caps"));
-        set.unwrap_or_else(|| POSSIBLE.into())
-    }
-
-    /// Chooses one of the caps that downstream left.
-    pub fn choose(&self, caps: &mut gst::Caps) {
-        // A converter's first choice may have an alpha channel, of which nothing would come but work.
-        let plain = caps.intersect(&gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Rgb).build());
-        if !plain.is_empty() {
-            *caps = plain;
-        }
-        caps.truncate();
-        self.fixate(caps.make_mut());
-        caps.fixate();
-    }
-
-    /// What was set by hand of the things that downstream could choose, in words; nothing if nothing was.
-    fn set_by_hand(&self) -> Option<String> {
-        let names = [
-            self.width.map(|width| format!("width={width}")),
-            self.height.map(|height| format!("height={height}")),
-            self.fps.map(|fps| format!("fps={}/{}", fps.numer(), fps.denom())),
-        ];
-        let names: Vec<_> = names.into_iter().flatten().collect();
-        (!names.is_empty()).then(|| names.join(", "))
-    }
-
-    /// Chooses what downstream left open: what the model recommends, or what is next to it. Where only one side is
-    /// given, the other follows in the model's proportions.
-    pub fn fixate(&self, caps: &mut gst::CapsRef) {
-        if let Some(caps) = caps.structure_mut(0) {
-            let given = |name| caps.get::<i32>(name).ok().map(i64::from);
-            let beside = |side: i64, (own, other): (i64, i64)| ((side * other * 2 + own * 8) / (own * 16) * 8).max(8);
-            let (wide, high) = self.shape;
-            let (width, height) = match (given("width"), given("height")) {
-                (Some(width), None) => (width, beside(width, (wide, high))),
-                (None, Some(height)) => (beside(height, (high, wide)), height),
-                _ => (self.params.width, self.params.height),
-            };
-            caps.fixate_field_nearest_int("width", width as i32);
-            caps.fixate_field_nearest_int("height", height as i32);
-            caps.fixate_field_nearest_fraction("framerate", self.framerate);
-        }
-    }
-
-    /// The parameters of a clip in the size and at the rate of `info`, `seed` more than the seed that was set. The model
-    /// is told whole frames per second: it knows no others.
-    pub fn params(&self, info: &VideoInfo, seed: u64) -> Params {
-        Params {
-            width: i64::from(info.width()),
-            height: i64::from(info.height()),
-            fps: rate_of(info.fps()).round().max(1.0),
-            seed: self.params.seed.wrapping_add_unsigned(seed),
-            ..self.params.clone()
-        }
-    }
-}
-
-/// All that the element can give. A size that is no multiple of 8 is refused later, where it can be said why.
-pub fn template() -> gst::Caps {
-    gst_video::VideoCapsBuilder::new()
-        .format_list(FORMATS)
-        .width_range(8..=MAX_SIDE as i32)
-        .height_range(8..=MAX_SIDE as i32)
-        .framerate_range(gst::Fraction::new(1, 1)..=gst::Fraction::new(i32::MAX, 1))
-        .build()
-}
-
-/// Says that these are progressive sRGB pictures of square pixels.
-pub fn label(caps: &mut gst::CapsRef) {
-    caps.set("pixel-aspect-ratio", gst::Fraction::new(1, 1));
-    caps.set("interlace-mode", "progressive");
-    caps.set("colorimetry", "sRGB");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gst_video::VideoFormat;
+    use gst_video::{VideoFormat, VideoInfo};
 
     fn settings(values: &[(&str, glib::Value)]) -> Settings {
         let mut settings = Settings::default();

@@ -13,8 +13,9 @@ use gst_video::{VideoInfo, VideoInterlaceMode};
 use crate::errors;
 use crate::svd::clip::{Clip, Order, Outcome};
 use crate::svd::keyframe::Keyframe;
+use crate::svd::plan::{Plan, template};
 use crate::svd::session::Session;
-use crate::svd::settings::{Plan, Settings, shared_properties, template};
+use crate::svd::settings::{Settings, shared_properties};
 use crate::svd::{frame_buffer, init_preset, tags, time};
 
 /// Clips that wait or are given out: one that is shown, and one ahead.

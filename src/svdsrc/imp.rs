@@ -10,9 +10,8 @@ use gst_base::prelude::*;
 use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use serde_json::Value as Json;
 
-use super::layout::Layout;
+use super::layout::{Extent, Layout};
 use super::settings;
 use crate::engine::image::Frame;
 use crate::engine::svd::Summary;
@@ -20,8 +19,9 @@ use crate::engine::{self, Error};
 use crate::errors;
 use crate::svd::clip::{Anchor, Clip, Order, Outcome};
 use crate::svd::keyframe::{self, Keyframe};
+use crate::svd::plan::{Plan, label, template};
 use crate::svd::session::Session;
-use crate::svd::settings::{Plan, Settings, label, template};
+use crate::svd::settings::Settings;
 use crate::svd::{frame_buffer, init_preset, tags};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
@@ -29,7 +29,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 /// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
-/// taken in this order: `state`, the clip's inbox, and what `Cancel::cancel` takes.
+/// taken in this order: `state`, the clip's stage, and what `Cancel::cancel` takes.
 #[derive(Default)]
 pub struct SvdSrc {
     wanted: Mutex<Wanted>,
@@ -86,28 +86,6 @@ struct Run {
     is_told: bool,
     /// An error was posted. One is enough.
     has_failed: bool,
-}
-
-/// How much is made.
-#[derive(Debug, Clone, Copy)]
-enum Extent {
-    /// So many clips; `None` is endless.
-    Clips { count: Option<u64>, is_chained: bool },
-    /// So long.
-    Duration(gst::ClockTime),
-}
-
-impl Extent {
-    fn layout(self, num_frames: i64, fps: gst::Fraction) -> engine::Result<Layout> {
-        match self {
-            Self::Clips { count, is_chained } => Layout::of_clips(num_frames, count, is_chained),
-            Self::Duration(duration) => {
-                let second = gst::ClockTime::SECOND.nseconds() * fps.denom() as u64;
-                let frames = duration.nseconds().mul_div_round(fps.numer() as u64, second);
-                Layout::of_frames(num_frames, frames.unwrap_or(u64::MAX))
-            }
-        }
-    }
 }
 
 /// The pictures that a location names, one for each clip.
@@ -178,7 +156,7 @@ impl SvdSrc {
                 return Err(gst::error_msg!(gst::ResourceError::NotFound, ("{missing}")));
             }
         };
-        let extent = extent(settings, pictures.files.len() as u64).map_err(error)?;
+        let extent = Extent::of(settings, pictures.files.len() as u64).map_err(error)?;
         extent.layout(plan.num_frames(), gst::Fraction::new(1, 1)).map_err(error)?;
         gst::info!(CAT, imp = self, "{extent:?} of {plan:?}");
         Ok(Run {
@@ -448,28 +426,6 @@ impl SvdSrc {
             ["this element gives {ours}"]
         ))
     }
-}
-
-/// How much the settings ask for; `pictures` is how many keyframes there are.
-fn extent(settings: &Settings, pictures: u64) -> engine::Result<Extent> {
-    let is_chained = settings.value("chain").and_then(Json::as_bool).unwrap_or(false);
-    if is_chained && pictures > 1 {
-        let expected = "a chain has one keyframe: use a location with one picture, or chain=false";
-        return Err(Error::param("chain", true, expected));
-    }
-    let count = settings.integer("num-clips");
-    let duration = settings.value("duration").and_then(Json::as_u64).filter(|&duration| duration > 0);
-    if let Some(duration) = duration {
-        if let Some(count) = count {
-            let expected = format!("leave it unset: duration={duration} decides how many clips there are");
-            return Err(Error::param("num_clips", count, expected));
-        }
-        return Ok(Extent::Duration(gst::ClockTime::from_nseconds(duration)));
-    }
-    let count = count.unwrap_or(pictures.max(1) as i64);
-    let count = u64::try_from(count)
-        .map_err(|_| Error::param("num_clips", count, "use 1 or more, or 0 for clips without an end"))?;
-    Ok(Extent::Clips { count: Some(count).filter(|&count| count > 0), is_chained })
 }
 
 #[glib::object_subclass]

@@ -1,7 +1,67 @@
 // SPDX-License-Identifier: MPL-2.0
-//! How the frames of a run are divided into clips.
+//! How much a run makes, and how its frames are divided into clips.
+
+use gst::prelude::*;
+use serde_json::Value as Json;
 
 use crate::engine::{Error, Result};
+use crate::svd::settings::Settings;
+
+/// How much is made.
+#[derive(Debug, Clone, Copy)]
+pub enum Extent {
+    /// So many clips; `None` is endless.
+    Clips {
+        /// How many.
+        count: Option<u64>,
+        /// Whether each goes on from the one before.
+        is_chained: bool,
+    },
+    /// So long.
+    Duration(gst::ClockTime),
+}
+
+impl Extent {
+    /// How much the settings ask for; `pictures` is how many keyframes there are.
+    ///
+    /// # Errors
+    /// [`Error::Param`] for settings that contradict one another.
+    pub fn of(settings: &Settings, pictures: u64) -> Result<Self> {
+        let is_chained = settings.value("chain").and_then(Json::as_bool).unwrap_or(false);
+        if is_chained && pictures > 1 {
+            let expected = "a chain has one keyframe: use a location with one picture, or chain=false";
+            return Err(Error::param("chain", true, expected));
+        }
+        let count = settings.integer("num-clips");
+        let duration = settings.value("duration").and_then(Json::as_u64).filter(|&duration| duration > 0);
+        if let Some(duration) = duration {
+            if let Some(count) = count {
+                let expected = format!("leave it unset: duration={duration} decides how many clips there are");
+                return Err(Error::param("num_clips", count, expected));
+            }
+            return Ok(Self::Duration(gst::ClockTime::from_nseconds(duration)));
+        }
+        let count = count.unwrap_or(pictures.max(1) as i64);
+        let count = u64::try_from(count)
+            .map_err(|_| Error::param("num_clips", count, "use 1 or more, or 0 for clips without an end"))?;
+        Ok(Self::Clips { count: Some(count).filter(|&count| count > 0), is_chained })
+    }
+
+    /// The same at a frame rate, in clips of `num_frames` at most.
+    ///
+    /// # Errors
+    /// Those of [`Layout::of_clips`] and [`Layout::of_frames`].
+    pub fn layout(self, num_frames: i64, fps: gst::Fraction) -> Result<Layout> {
+        match self {
+            Self::Clips { count, is_chained } => Layout::of_clips(num_frames, count, is_chained),
+            Self::Duration(duration) => {
+                let second = gst::ClockTime::SECOND.nseconds() * fps.denom() as u64;
+                let frames = duration.nseconds().mul_div_round(fps.numer() as u64, second);
+                Layout::of_frames(num_frames, frames.unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
 
 /// The clips of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
