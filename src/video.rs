@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Where GStreamer's video frames and the engine's meet: pixel formats, row strides, alpha.
+//! Where GStreamer's video frames and the engine's meet: pixel formats, row strides, alpha, colours.
 
-use gst_video::{VideoFormat, VideoFrameExt, VideoFrameRef, VideoInfo};
+use gst_video::{
+    VideoChromaSite, VideoColorMatrix, VideoColorRange, VideoFormat, VideoFormatInfo, VideoFrameExt, VideoFrameRef,
+    VideoInfo,
+};
 
 use crate::engine::image::Frame;
+use crate::engine::pixels::{Colour, Component as Place, Layout, Range, Samples, Site, Subsampling};
 
 /// The 8-bit RGB formats that can be read and written.
 pub const FORMATS: [VideoFormat; 11] = [
@@ -19,6 +23,149 @@ pub const FORMATS: [VideoFormat; 11] = [
     VideoFormat::Xbgr,
     VideoFormat::Gbr,
 ];
+
+/// The formats that [`layout`] can describe: RGB, YUV and grey of 8 to 16 bits in one or two bytes, chroma at full or half
+/// resolution. Not packed closer than bytes, not in tiles, no palettes.
+pub const SCALE_FORMATS: &[VideoFormat] = &[
+    VideoFormat::Rgb,
+    VideoFormat::Bgr,
+    VideoFormat::Rgba,
+    VideoFormat::Bgra,
+    VideoFormat::Argb,
+    VideoFormat::Abgr,
+    VideoFormat::Rgbx,
+    VideoFormat::Bgrx,
+    VideoFormat::Xrgb,
+    VideoFormat::Xbgr,
+    VideoFormat::Gbr,
+    VideoFormat::Gbra,
+    VideoFormat::Rgbp,
+    VideoFormat::Bgrp,
+    VideoFormat::I420,
+    VideoFormat::Yv12,
+    VideoFormat::Nv12,
+    VideoFormat::Nv21,
+    VideoFormat::A420,
+    VideoFormat::Y42b,
+    VideoFormat::Nv16,
+    VideoFormat::Nv61,
+    VideoFormat::Yuy2,
+    VideoFormat::Yvyu,
+    VideoFormat::Uyvy,
+    VideoFormat::Vyuy,
+    VideoFormat::Y444,
+    VideoFormat::Nv24,
+    VideoFormat::Ayuv,
+    VideoFormat::Vuya,
+    VideoFormat::V308,
+    VideoFormat::Iyu2,
+    VideoFormat::Gray8,
+    VideoFormat::Gray16Le,
+    VideoFormat::Gray16Be,
+    VideoFormat::I42010le,
+    VideoFormat::I42010be,
+    VideoFormat::I42012le,
+    VideoFormat::I42012be,
+    VideoFormat::P01010le,
+    VideoFormat::P01010be,
+    VideoFormat::P012Le,
+    VideoFormat::P012Be,
+    VideoFormat::P016Le,
+    VideoFormat::P016Be,
+    VideoFormat::A42010le,
+    VideoFormat::A42010be,
+    VideoFormat::I42210le,
+    VideoFormat::I42210be,
+    VideoFormat::I42212le,
+    VideoFormat::I42212be,
+    VideoFormat::A42210le,
+    VideoFormat::A42210be,
+    VideoFormat::Y44410le,
+    VideoFormat::Y44410be,
+    VideoFormat::Y44412le,
+    VideoFormat::Y44412be,
+    VideoFormat::Y44416le,
+    VideoFormat::Y44416be,
+    VideoFormat::A44410le,
+    VideoFormat::A44410be,
+    VideoFormat::Ayuv64,
+    VideoFormat::Gbr10le,
+    VideoFormat::Gbr10be,
+    VideoFormat::Gbr12le,
+    VideoFormat::Gbr12be,
+    VideoFormat::Gbra10le,
+    VideoFormat::Gbra10be,
+    VideoFormat::Gbra12le,
+    VideoFormat::Gbra12be,
+    VideoFormat::Rgba64Le,
+    VideoFormat::Rgba64Be,
+    VideoFormat::Bgra64Le,
+    VideoFormat::Bgra64Be,
+    VideoFormat::Argb64Le,
+    VideoFormat::Argb64Be,
+    VideoFormat::Argb64,
+    VideoFormat::Abgr64Le,
+    VideoFormat::Abgr64Be,
+];
+
+/// The engine's description of a picture of one of [`SCALE_FORMATS`], with the planes, strides and colours of `info`. Grey
+/// without a matrix has that of BT.601.
+///
+/// None for other formats, for YUV without a matrix, and for rows that are stored upwards.
+pub fn layout(info: &VideoInfo) -> Option<Layout> {
+    if !SCALE_FORMATS.contains(&info.format()) {
+        return None;
+    }
+    let format = info.format_info();
+    let bytes = format.depth()[0].div_ceil(8) as usize;
+    let samples = Samples { depth: format.depth()[0], bytes, shift: format.shift()[0], big_endian: !format.is_le() };
+    let components = (0..info.n_components() as u8).map(|index| place(info, format, index, bytes));
+    let range = match info.colorimetry().range() {
+        VideoColorRange::Range16_235 => Range::Limited,
+        _ => Range::Full,
+    };
+    let size = (info.width() as usize, info.height() as usize);
+    let layout = Layout::new(size, info.size(), samples, components.collect::<Option<_>>()?, colour(info)?, range)?;
+    let subsampled = |shifts: &[u32]| shifts.get(1) == Some(&1);
+    let halved =
+        Subsampling { horizontal: subsampled(format.w_sub()), vertical: subsampled(format.h_sub()) };
+    let site = info.chroma_site();
+    let site = Site {
+        horizontal: site.contains(VideoChromaSite::H_COSITED),
+        vertical: site.contains(VideoChromaSite::V_COSITED),
+    };
+    layout.with_chroma(halved, site)
+}
+
+fn place(info: &VideoInfo, format: VideoFormatInfo, index: u8, bytes: usize) -> Option<Place> {
+    let plane = info.comp_plane(index) as usize;
+    // GStreamer's tables count this offset in numbers, not in bytes, where two chroma numbers of two bytes share a plane.
+    let in_numbers = bytes == 2 && format.poffset()[index as usize] == 1;
+    let offset = info.comp_poffset(index) as usize * if in_numbers { 2 } else { 1 };
+    let row = usize::try_from(info.stride()[plane]).ok()?;
+    Some(Place { offset: info.offset()[plane] + offset, pixel: usize::try_from(info.comp_pstride(index)).ok()?, row })
+}
+
+fn colour(info: &VideoInfo) -> Option<Colour> {
+    let shares = |matrix| match matrix {
+        VideoColorMatrix::Fcc => Some((0.30, 0.11)),
+        VideoColorMatrix::Bt709 => Some((0.2126, 0.0722)),
+        VideoColorMatrix::Bt601 => Some((0.2990, 0.1140)),
+        VideoColorMatrix::Smpte240m => Some((0.212, 0.087)),
+        VideoColorMatrix::Bt2020 => Some((0.2627, 0.0593)),
+        _ => None,
+    };
+    let matrix = info.colorimetry().matrix();
+    if info.is_rgb() {
+        return Some(Colour::Rgb);
+    }
+    if info.is_gray() {
+        let (kr, kb) = shares(matrix).or(shares(VideoColorMatrix::Bt601))?;
+        return Some(Colour::Gray { kr, kb });
+    }
+    let (kr, kb) = shares(matrix)?;
+    Some(Colour::Yuv { kr, kb })
+}
 
 /// Where one colour component of a format lies: plane, first byte, bytes from pixel to pixel, bytes from row to row.
 struct Component {

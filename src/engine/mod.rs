@@ -11,6 +11,7 @@ pub mod esrgan;
 pub mod image;
 pub mod memory;
 pub mod nn;
+pub mod pixels;
 pub mod pth;
 mod resample;
 pub mod svd;

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MPL-2.0
+//! A picture that is written part by part.
+
+use tch::{Device, Kind, Tensor};
+
+use super::chroma;
+use super::layout::{Colour, Layout};
+
+/// How many pixels are float at a time: few enough to stay in a processor's cache, or many enough to keep a GPU busy.
+const PIXELS_CPU: i64 = 1 << 15;
+const PIXELS_GPU: i64 = 1 << 21;
+
+/// A picture that is written part by part.
+///
+/// Everything but subsampled chroma is written to the picture's bytes at once. Subsampled chroma needs its neighbours, so
+/// it is kept at full resolution until the end, as integers: of 8 bits if the picture has 8 bits, else of 16.
+pub struct Canvas {
+    layout: Layout,
+    bytes: Tensor,
+    /// Chroma as (2, height, width), if it is to be subsampled: uint8, or int16 less [`BIAS`].
+    chroma: Option<Tensor>,
+    band: i64,
+}
+
+/// What is subtracted from a number of 16 bits: the first number that int16 has no place for.
+const BIAS: f64 = 32768.0;
+
+impl Canvas {
+    /// An empty picture on `device`. Bytes that belong to no pixel are 0, or 255 if they lie between those of pixels
+    /// (the fourth byte of `RGBx`).
+    pub fn new(layout: &Layout, device: Device) -> Self {
+        let size = [layout.size as i64];
+        // A component's pixels are further apart than all components that can lie between them need.
+        let count = layout.components.len();
+        let has_gaps = layout.components.iter().all(|component| component.pixel > count * layout.samples.bytes);
+        let bytes = if has_gaps && !layout.is_subsampled() {
+            Tensor::full(size, 255, (Kind::Uint8, device))
+        } else {
+            Tensor::zeros(size, (Kind::Uint8, device))
+        };
+        let kind = if layout.depth() == 8 { Kind::Uint8 } else { Kind::Int16 };
+        let chroma =
+            layout.is_subsampled().then(|| Tensor::zeros([2, layout.height, layout.width], (kind, device)));
+        let band = if device == Device::Cpu { PIXELS_CPU } else { PIXELS_GPU };
+        Self { layout: layout.clone(), bytes, chroma, band }
+    }
+
+    /// Writes a region whose left top pixel is (`row`, `column`): `rgb` is (3 or 4, rows, columns) float32 for [0, 1],
+    /// clamped, scaled and rounded. Without a fourth channel, alpha is opaque; alpha that the layout has no place for is
+    /// dropped. Regions come in any order and do not overlap.
+    ///
+    /// # Panics
+    /// If the region is not within the picture, or not on its device.
+    pub fn put(&mut self, rgb: &Tensor, row: i64, column: i64) {
+        let (channels, rows, columns) = rgb.size3().expect("a region has channels, rows and columns");
+        let layout = &self.layout;
+        assert!(channels == 3 || channels == 4, "a region has 3 or 4 channels, not {channels}");
+        assert!(row >= 0 && column >= 0, "a region at {row}, {column}");
+        assert!(row + rows <= layout.height && column + columns <= layout.width, "a region outside of {layout:?}");
+        if rows == 0 || columns == 0 {
+            return;
+        }
+        // Alpha that has no place is not computed either.
+        let kept = if layout.has_alpha() { channels } else { 3 };
+        let rgb = rgb.narrow(0, 0, kept);
+        let band = (self.band / columns).clamp(1, rows);
+        for first in (0..rows).step_by(band as usize) {
+            let part = rgb.narrow(1, first, band.min(rows - first)).clamp(0.0, 1.0);
+            self.put_band(part, row + first, column);
+        }
+    }
+
+    /// Writes a few rows that are clamped.
+    fn put_band(&mut self, rgb: Tensor, row: i64, column: i64) {
+        let layout = &self.layout;
+        let (channels, rows, columns) = rgb.size3().expect("a band has channels, rows and columns");
+        let (black, to_white) = layout.luma();
+        let store = |index: usize, numbers: &Tensor| layout.store(&self.bytes, index, row, column, numbers);
+        if layout.has_alpha() {
+            let opaque = || Tensor::full([rows, columns], layout.max(), (Kind::Float, rgb.device()));
+            let alpha = if channels == 4 { rgb.get(3) * layout.max() + 0.5 } else { opaque() };
+            store(3, &alpha);
+        }
+        let mut rgb = rgb.narrow(0, 0, 3);
+        let (kr, kb) = match layout.colour {
+            Colour::Rgb => {
+                let rgb = rgb.g_mul_scalar_(to_white).g_add_scalar_(black + 0.5);
+                (0..3).for_each(|index| store(index, &rgb.get(index as i64)));
+                return;
+            }
+            Colour::Yuv { kr, kb } | Colour::Gray { kr, kb } => (kr, kb),
+        };
+        let mut luma = rgb.get(1) * (1.0 - kr - kb);
+        luma += rgb.get(0) * kr;
+        luma += rgb.get(2) * kb;
+        if layout.is_gray() {
+            return store(0, &luma.g_mul_scalar_(to_white).g_add_scalar_(black + 0.5));
+        }
+        let (middle, length) = layout.chroma();
+        // Chroma to be subsampled is kept at 16 bits, if there are more than 8.
+        let scale = if self.chroma.is_some() && layout.depth() > 8 { (1u32 << (16 - layout.depth())) as f64 } else { 1.0 };
+        let colours = [(2, kb), (0, kr)].map(|(index, k)| {
+            let mut difference = rgb.get(index);
+            difference -= &luma;
+            let mut numbers = difference.g_mul_scalar_(scale * length / (2.0 * (1.0 - k))).g_add_scalar_(scale * middle + 0.5);
+            numbers.clamp_max_(scale * (layout.max() + 1.0) - 1.0)
+        });
+        store(0, &luma.g_mul_scalar_(to_white).g_add_scalar_(black + 0.5));
+        for (index, mut numbers) in colours.into_iter().enumerate() {
+            match &self.chroma {
+                None => store(1 + index, &numbers),
+                Some(chroma) => {
+                    let mut place = chroma.get(index as i64).narrow(0, row, rows).narrow(1, column, columns);
+                    if layout.depth() == 8 {
+                        place.copy_(&numbers);
+                    } else {
+                        place.copy_(&numbers.floor_().g_sub_scalar_(BIAS));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The picture's bytes, (`layout.size()`) uint8 on its device.
+    pub fn finish(mut self) -> Tensor {
+        if let Some(chroma) = self.chroma.take() {
+            // Two rows of pixels make one of chroma.
+            let band = (self.band / self.layout.width / 2).max(1) * 2;
+            for first in (0..self.layout.height).step_by(band as usize) {
+                let rows = band.min(self.layout.height - first);
+                self.finish_band(chroma.narrow(1, first, rows).to_kind(Kind::Float), first);
+            }
+        }
+        self.bytes
+    }
+
+    /// Subsamples and writes the chroma (2, rows, width) of a few rows, which begin with the row `first`.
+    fn finish_band(&self, mut chroma: Tensor, first: i64) {
+        let layout = &self.layout;
+        let rounds = layout.depth() == 8;
+        if !rounds {
+            chroma = chroma.g_add_scalar_(BIAS);
+        }
+        let mut row = first;
+        if layout.subsampling.vertical {
+            row /= 2;
+            chroma =
+                if layout.site.vertical { chroma::drop(&chroma, 1) } else { chroma::halve(&chroma, 1, rounds) };
+        }
+        if layout.subsampling.horizontal {
+            let halve = if layout.site.horizontal { chroma::halve_cosited } else { chroma::halve };
+            chroma = halve(&chroma, 2, rounds);
+        }
+        if !rounds {
+            let scale = f64::from(1u32 << (16 - layout.depth()));
+            chroma = (chroma * (1.0 / scale)).g_add_scalar_(0.5).clamp_max_(layout.max());
+        }
+        (0..2).for_each(|index| layout.store(&self.bytes, 1 + index, row, 0, &chroma.get(index as i64)));
+    }
+}
