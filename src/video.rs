@@ -25,7 +25,8 @@ pub const FORMATS: [VideoFormat; 11] = [
 ];
 
 /// The formats that [`layout`] can describe: RGB, YUV and grey of 8 to 16 bits in one or two bytes, chroma at full or half
-/// resolution. Not packed closer than bytes, not in tiles, no palettes.
+/// resolution. Not packed closer than bytes, not in tiles, no palettes; and without those that GStreamer's own tables
+/// describe wrongly (VYUY, Y210, Y212, Y412, v216, AV12).
 pub const SCALE_FORMATS: &[VideoFormat] = &[
     VideoFormat::Rgb,
     VideoFormat::Bgr,
@@ -52,7 +53,6 @@ pub const SCALE_FORMATS: &[VideoFormat] = &[
     VideoFormat::Yuy2,
     VideoFormat::Yvyu,
     VideoFormat::Uyvy,
-    VideoFormat::Vyuy,
     VideoFormat::Y444,
     VideoFormat::Nv24,
     VideoFormat::Ayuv,
@@ -125,16 +125,7 @@ pub fn layout(info: &VideoInfo) -> Option<Layout> {
         _ => Range::Full,
     };
     let size = (info.width() as usize, info.height() as usize);
-    let layout = Layout::new(size, info.size(), samples, components.collect::<Option<_>>()?, colour(info)?, range)?;
-    let subsampled = |shifts: &[u32]| shifts.get(1) == Some(&1);
-    let halved =
-        Subsampling { horizontal: subsampled(format.w_sub()), vertical: subsampled(format.h_sub()) };
-    let site = info.chroma_site();
-    let site = Site {
-        horizontal: site.contains(VideoChromaSite::H_COSITED),
-        vertical: site.contains(VideoChromaSite::V_COSITED),
-    };
-    layout.with_chroma(halved, site)
+    Layout::new(size, info.size(), samples, components.collect::<Option<_>>()?, colour(info, format)?, range)
 }
 
 fn place(info: &VideoInfo, format: VideoFormatInfo, index: u8, bytes: usize) -> Option<Place> {
@@ -146,7 +137,7 @@ fn place(info: &VideoInfo, format: VideoFormatInfo, index: u8, bytes: usize) -> 
     Some(Place { offset: info.offset()[plane] + offset, pixel: usize::try_from(info.comp_pstride(index)).ok()?, row })
 }
 
-fn colour(info: &VideoInfo) -> Option<Colour> {
+fn colour(info: &VideoInfo, format: VideoFormatInfo) -> Option<Colour> {
     let shares = |matrix| match matrix {
         VideoColorMatrix::Fcc => Some((0.30, 0.11)),
         VideoColorMatrix::Bt709 => Some((0.2126, 0.0722)),
@@ -164,7 +155,11 @@ fn colour(info: &VideoInfo) -> Option<Colour> {
         return Some(Colour::Gray { kr, kb });
     }
     let (kr, kb) = shares(matrix)?;
-    Some(Colour::Yuv { kr, kb })
+    let halved = |shifts: &[u32]| shifts[1] == 1;
+    let subsampling = Subsampling { horizontal: halved(format.w_sub()), vertical: halved(format.h_sub()) };
+    let cosited = |flag| info.chroma_site().contains(flag);
+    let site = Site { horizontal: cosited(VideoChromaSite::H_COSITED), vertical: cosited(VideoChromaSite::V_COSITED) };
+    Some(Colour::Yuv { kr, kb, subsampling, site })
 }
 
 /// Where one colour component of a format lies: plane, first byte, bytes from pixel to pixel, bytes from row to row.

@@ -7,8 +7,8 @@
 
 use gst_video::{
     VideoAlignment, VideoChromaMode, VideoChromaSite, VideoColorMatrix, VideoColorPrimaries, VideoColorRange,
-    VideoColorimetry, VideoConverter, VideoConverterConfig, VideoDitherMethod, VideoFormat, VideoFormatInfo, VideoFrame,
-    VideoInfo, VideoTransferFunction,
+    VideoColorimetry, VideoConverter, VideoConverterConfig, VideoDitherMethod, VideoFormat, VideoFormatInfo,
+    VideoFrame, VideoInfo, VideoTransferFunction,
 };
 use gsttorchvideo::engine::pixels::{Canvas, read};
 use gsttorchvideo::video::{SCALE_FORMATS, layout};
@@ -152,7 +152,7 @@ fn exact_rgb(bytes: &[u8], from: &VideoInfo, style: Style) -> Vec<[f64; 4]> {
     let pixel = |pixel: &[u32]| {
         // GStreamer fills up 16 bits by repeating the upper bits of a number.
         let level = |i: usize| (f64::from(pixel[i + 1]) * max / unpacked_max - ends[i].0) / ends[i].1;
-        let alpha = f64::from(pixel[0]) / unpacked_max;
+        let alpha = if from.has_alpha() { f64::from(pixel[0]) / unpacked_max } else { 1.0 };
         let [r, g, b] = if from.is_rgb() {
             [level(0), level(1), level(2)]
         } else if from.is_gray() {
@@ -169,6 +169,13 @@ fn exact_rgb(bytes: &[u8], from: &VideoInfo, style: Style) -> Vec<[f64; 4]> {
 
 /// A picture in another format from exact RGB: rounded where GStreamer rounds first, then packed by it.
 fn exact_write(pixels: &[[f64; 4]], to: &VideoInfo, style: Style) -> Vec<u8> {
+    if to.format() == VideoFormat::Nv61 {
+        // GStreamer exchanges the two chroma numbers of the last pixel of an odd row, as NV16 has them.
+        let twin = self::info(VideoFormat::Nv16, (to.width(), to.height()), style);
+        let mut bytes = exact_write(pixels, &twin, style);
+        bytes[twin.offset()[1]..].chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
+        return bytes;
+    }
     let info = unpacked_info(to, style);
     let deep = info.format_info().depth()[0] == 16;
     let (max, ends) = (if deep { 65535.0 } else { 255.0 }, ends(&info));
@@ -193,8 +200,9 @@ fn exact_write(pixels: &[[f64; 4]], to: &VideoInfo, style: Style) -> Vec<u8> {
 fn difference(ours: &[u8], theirs: &[u8], info: &VideoInfo, style: Style) -> u32 {
     let (ours, theirs) = (unpack(ours, info, style, false), unpack(theirs, info, style, false));
     let down = ours.info.format_info().depth()[0] - info.format_info().depth()[0];
-    let pairs = ours.numbers.iter().zip(&theirs.numbers);
-    pairs.map(|(a, b)| (a >> down).abs_diff(b >> down)).max().unwrap()
+    let has = |i: usize| if i % 4 == 0 { info.has_alpha() } else { !info.is_gray() || i % 4 == 1 };
+    let pairs = ours.numbers.iter().zip(&theirs.numbers).enumerate().filter(|(i, _)| has(*i));
+    pairs.map(|(_, (a, b))| (a >> down).abs_diff(b >> down)).max().unwrap()
 }
 
 /// The engine's answer: pixels as (c, h, w).
@@ -219,7 +227,11 @@ fn tensor(pixels: &[[f64; 4]], size: (u32, u32), alpha: bool) -> Tensor {
 /// Noise over the whole range, at the depth of a format.
 fn noise(noise: &mut Noise, size: (u32, u32), depth: u32) -> Vec<[f64; 4]> {
     let mut number = || {
-        if depth == 8 { f64::from(noise.next()) / 255.0 } else { f64::from(u16::from_ne_bytes([noise.next(), noise.next()])) / 65535.0 }
+        if depth == 8 {
+            f64::from(noise.next()) / 255.0
+        } else {
+            f64::from(u16::from_ne_bytes([noise.next(), noise.next()])) / 65535.0
+        }
     };
     (0..size.0 * size.1).map(|_| [0; 4].map(|_| number())).collect()
 }
@@ -238,6 +250,7 @@ const SIZES: [(u32, u32); 6] = [(1, 1), (2, 2), (3, 1), (4, 3), (7, 5), (16, 6)]
 #[test]
 fn what_is_read_is_what_gstreamer_unpacks() {
     gst::init().unwrap();
+    let mut failures = Vec::new();
     let mut source = Noise(1);
     for &format in SCALE_FORMATS {
         let depth = VideoFormatInfo::from_format(format).depth()[0];
@@ -253,15 +266,23 @@ fn what_is_read_is_what_gstreamer_unpacks() {
                 let wanted = tensor(&exact_rgb(&bytes, &info, style), size, info.has_alpha());
                 assert_eq!(seen.size(), wanted.size());
                 let far = ((seen - wanted).abs().max() * max).double_value(&[]);
-                assert!(far <= limit, "{format:?} {size:?} {:?} {:?}: {far} levels", info.colorimetry(), style.site);
+                if !(far <= limit) {
+                    failures.push(format!(
+                        "{format:?} {size:?} {:?} {:?}: {far} levels",
+                        info.colorimetry(),
+                        style.site
+                    ));
+                }
             }
         }
     }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
 fn what_is_written_is_what_gstreamer_packs() {
     gst::init().unwrap();
+    let mut failures = Vec::new();
     let mut source = Noise(2);
     for &format in SCALE_FORMATS {
         let depth = VideoFormatInfo::from_format(format).depth()[0];
@@ -272,16 +293,24 @@ fn what_is_written_is_what_gstreamer_packs() {
                 let ours = engine_write(&tensor(&pixels, size, true), &info);
                 let theirs = exact_write(&pixels, &info, style);
                 let far = difference(&ours, &theirs, &info, style);
-                assert!(far <= 1, "{format:?} {size:?} {:?} {:?}: {far} levels", info.colorimetry(), style.site);
+                if !(far <= 1) {
+                    failures.push(format!(
+                        "{format:?} {size:?} {:?} {:?}: {far} levels",
+                        info.colorimetry(),
+                        style.site
+                    ));
+                }
             }
         }
     }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
 #[test]
 fn every_pair_of_formats_agrees() {
     gst::init().unwrap();
     let size = (7, 5);
+    let mut failures = Vec::new();
     let mut source = Noise(3);
     for &from in SCALE_FORMATS {
         let depth = VideoFormatInfo::from_format(from).depth()[0];
@@ -292,8 +321,154 @@ fn every_pair_of_formats_agrees() {
             for &to in SCALE_FORMATS {
                 let to = info(to, size, USUAL);
                 let far = difference(&engine_write(&seen, &to), &exact_write(&exact, &to, USUAL), &to, USUAL);
-                assert!(far <= 1, "{:?} to {:?}: {far} levels", from.format(), to.format());
+                // Numbers of 10 and 12 bits are filled up and rounded to 16 bits there before they are multiplied.
+                let limit = if (10..=12).contains(&depth) && to.format_info().depth()[0] == 16 { 2 } else { 1 };
+                if !(far <= limit) {
+                    failures.push(format!("{:?} to {:?}: {far} levels", from.format(), to.format()));
+                }
             }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn the_list_has_every_format_that_can_be_described() {
+    gst::init().unwrap();
+    let left_out =
+        ["VYUY", "Y210", "Y212_LE", "Y212_BE", "Y412_LE", "Y412_BE", "v216", "AV12", "Y41B", "YUV9", "YVU9", "IYU1"];
+    for format in VideoFormat::iter_raw() {
+        let description = VideoFormatInfo::from_format(format);
+        let depths = &description.depth()[..description.n_components() as usize];
+        let is_plain = !description.is_complex() && !description.is_tiled() && !description.has_palette();
+        let is_even = depths.iter().all(|&depth| depth == depths[0] && depth >= 8);
+        let is_apart = description.pixel_stride()[0] as u32 != 4 || depths.iter().sum::<u32>() != 30;
+        let wanted = is_plain && is_even && is_apart && !left_out.contains(&description.name().as_str());
+        assert_eq!(SCALE_FORMATS.contains(&format), wanted, "{format:?}");
+    }
+}
+
+#[test]
+fn regions_fit_together() {
+    gst::init().unwrap();
+    let (size, mut source) = ((23, 17), Noise(4));
+    for &format in SCALE_FORMATS {
+        for style in styles(format).into_iter().filter(|style| style.matrix == VideoColorMatrix::Bt601) {
+            let mut info = info(format, size, style);
+            let tight = exact_write(&noise(&mut source, size, info.format_info().depth()[0]), &info, style);
+            let whole = engine_read(&tight, &info);
+            // Rows that are longer than the pixels, as decoders have them.
+            info.align(&mut VideoAlignment::new(3, 5, 4, 8, &[15; 4])).unwrap();
+            assert!(info.size() > tight.len());
+            let (layout, plain) = (layout(&info).unwrap(), engine_write(&whole, &self::info(format, size, style)));
+            let mut canvas = Canvas::new(&layout, Device::Cpu);
+            let cuts = [0..5, 5..6, 6..17];
+            for rows in cuts.iter().rev() {
+                for columns in [0..9, 9..12, 12..23] {
+                    let part = whole.narrow(1, rows.start, rows.end - rows.start);
+                    canvas.put(&part.narrow(2, columns.start, columns.end - columns.start), rows.start, columns.start);
+                }
+            }
+            let padded = canvas.finish();
+            let again = read(&padded, &layout, 0..17, 0..23).squeeze_dim(0);
+            assert_eq!(again, engine_read(&plain, &self::info(format, size, style)), "{format:?}");
+            for rows in &cuts {
+                for columns in [0..9, 9..12, 12..23] {
+                    let seen = read(&padded, &layout, rows.clone(), columns.clone()).squeeze_dim(0);
+                    let part = again.narrow(1, rows.start, rows.end - rows.start);
+                    assert_eq!(seen, part.narrow(2, columns.start, columns.end - columns.start), "{format:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn grey_stays_grey() {
+    gst::init().unwrap();
+    let ramp: Vec<f64> = (0..256).map(|i| f64::from(i) / 255.0).collect();
+    let pixels: Vec<_> = ramp.iter().chain(&ramp).map(|&grey| [grey, grey, grey, 1.0]).collect();
+    for &format in SCALE_FORMATS {
+        for style in styles(format) {
+            let info = info(format, (256, 2), style);
+            let seen = engine_read(&engine_write(&tensor(&pixels, (256, 2), true), &info), &info).narrow(0, 0, 3);
+            let spread = f64::try_from((seen.amax([0], false) - seen.amin([0], false)).max()).unwrap();
+            assert!(spread < 1e-6, "{format:?} {:?}: channels differ by {spread}", info.colorimetry());
+            let ramp = Tensor::from_slice(&ramp).to_kind(Kind::Float);
+            let far = f64::try_from((seen - ramp).abs().max()).unwrap();
+            assert!(far <= 0.51 / 219.0, "{format:?} {:?}: off by {far}", info.colorimetry());
+        }
+    }
+}
+
+/// Whether GStreamer converts between two formats of equal colours without a matrix.
+fn same_family(a: &VideoInfo, b: &VideoInfo) -> bool {
+    a.is_rgb() == b.is_rgb()
+}
+
+#[test]
+fn smooth_pictures_agree_with_videoconvert_as_it_is() {
+    gst::init().unwrap();
+    let size = (14, 10);
+    let mut failures = Vec::new();
+    for &from in SCALE_FORMATS {
+        let from = info(from, size, USUAL);
+        let bytes = exact_write(&smooth(size), &from, USUAL);
+        let seen = engine_read(&bytes, &from);
+        for &to in SCALE_FORMATS {
+            let to = info(to, size, USUAL);
+            // Grey keeps its number there, though it has another range.
+            if !same_family(&from, &to) {
+                continue;
+            }
+            let theirs = convert_with(&bytes, &from, &to, VideoConverterConfig::new());
+            let far = difference(&engine_write(&seen, &to), &theirs, &to, USUAL);
+            let depth = |info: &VideoInfo| info.format_info().depth()[0];
+            let limit = 1 << depth(&to).saturating_sub(depth(&from));
+            if far > limit {
+                failures.push(format!("{:?} to {:?}: {far} levels", from.format(), to.format()));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Prints how far the engine is from `videoconvert` as it is, which is how coarse its matrices and shortcuts are.
+#[test]
+#[ignore = "prints a table"]
+fn how_far_videoconvert_is() {
+    gst::init().unwrap();
+    let (size, mut source) = ((64, 48), Noise(5));
+    for &format in SCALE_FORMATS {
+        let depth = VideoFormatInfo::from_format(format).depth()[0];
+        let unit = f64::from((1u32 << depth) - 1);
+        for range in RANGES {
+            let mut columns = Vec::new();
+            for matrix in [VideoColorMatrix::Bt601, VideoColorMatrix::Bt709, VideoColorMatrix::Bt2020] {
+                let style = Style { matrix, range, ..USUAL };
+                let deep = depth > 8;
+                let full = Style { range: VideoColorRange::Range0_255, ..style };
+                let rgb = info(if deep { VideoFormat::Argb64 } else { VideoFormat::Argb }, size, full);
+                let info = info(format, size, style);
+                let pixels = noise(&mut source, size, depth);
+                let bytes = exact_write(&pixels, &info, style);
+                let seen = engine_read(&bytes, &info).narrow(0, 0, 3).to_kind(Kind::Double);
+                for config in [general(), VideoConverterConfig::new()] {
+                    let theirs = convert_with(&bytes, &info, &rgb, config);
+                    let theirs = engine_read(&theirs, &rgb).narrow(0, 0, 3).to_kind(Kind::Double);
+                    columns.push(format!("{:6.1}", ((&seen - theirs).abs().max() * unit).double_value(&[])));
+                }
+                let source = exact_write(&pixels, &rgb, full);
+                let ours = engine_write(&engine_read(&source, &rgb), &info);
+                for config in [general(), VideoConverterConfig::new()] {
+                    let theirs = convert_with(&source, &rgb, &info, config);
+                    columns.push(format!("{:4}", difference(&ours, &theirs, &info, style)));
+                }
+            }
+            println!(
+                "{format:?} {range:?} read general/default, write general/default by matrix: {}",
+                columns.join(" ")
+            );
         }
     }
 }

@@ -39,8 +39,7 @@ impl Canvas {
             Tensor::zeros(size, (Kind::Uint8, device))
         };
         let kind = if layout.depth() == 8 { Kind::Uint8 } else { Kind::Int16 };
-        let chroma =
-            layout.is_subsampled().then(|| Tensor::zeros([2, layout.height, layout.width], (kind, device)));
+        let chroma = layout.is_subsampled().then(|| Tensor::zeros([2, layout.height, layout.width], (kind, device)));
         let band = if device == Device::Cpu { PIXELS_CPU } else { PIXELS_GPU };
         Self { layout: layout.clone(), bytes, chroma, band }
     }
@@ -88,7 +87,7 @@ impl Canvas {
                 (0..3).for_each(|index| store(index, &rgb.get(index as i64)));
                 return;
             }
-            Colour::Yuv { kr, kb } | Colour::Gray { kr, kb } => (kr, kb),
+            Colour::Yuv { kr, kb, .. } | Colour::Gray { kr, kb } => (kr, kb),
         };
         let mut luma = rgb.get(1) * (1.0 - kr - kb);
         luma += rgb.get(0) * kr;
@@ -98,11 +97,13 @@ impl Canvas {
         }
         let (middle, length) = layout.chroma();
         // Chroma to be subsampled is kept at 16 bits, if there are more than 8.
-        let scale = if self.chroma.is_some() && layout.depth() > 8 { (1u32 << (16 - layout.depth())) as f64 } else { 1.0 };
+        let scale =
+            if self.chroma.is_some() && layout.depth() > 8 { (1u32 << (16 - layout.depth())) as f64 } else { 1.0 };
         let colours = [(2, kb), (0, kr)].map(|(index, k)| {
             let mut difference = rgb.get(index);
             difference -= &luma;
-            let mut numbers = difference.g_mul_scalar_(scale * length / (2.0 * (1.0 - k))).g_add_scalar_(scale * middle + 0.5);
+            let mut numbers =
+                difference.g_mul_scalar_(scale * length / (2.0 * (1.0 - k))).g_add_scalar_(scale * middle + 0.5);
             numbers.clamp_max_(scale * (layout.max() + 1.0) - 1.0)
         });
         store(0, &luma.g_mul_scalar_(to_white).g_add_scalar_(black + 0.5));
@@ -137,21 +138,20 @@ impl Canvas {
     /// Subsamples and writes the chroma (2, rows, width) of a few rows, which begin with the row `first`.
     fn finish_band(&self, mut chroma: Tensor, first: i64) {
         let layout = &self.layout;
-        let rounds = layout.depth() == 8;
-        if !rounds {
+        let (halved, site) = layout.subsampling();
+        if layout.depth() > 8 {
             chroma = chroma.g_add_scalar_(BIAS);
         }
         let mut row = first;
-        if layout.subsampling.vertical {
+        if halved.vertical {
             row /= 2;
-            chroma =
-                if layout.site.vertical { chroma::drop(&chroma, 1) } else { chroma::halve(&chroma, 1, rounds) };
+            chroma = if site.vertical { chroma::drop(&chroma, 1) } else { chroma::halve(&chroma, 1) };
         }
-        if layout.subsampling.horizontal {
-            let halve = if layout.site.horizontal { chroma::halve_cosited } else { chroma::halve };
-            chroma = halve(&chroma, 2, rounds);
+        if halved.horizontal {
+            let halve = if site.horizontal { chroma::halve_cosited } else { chroma::halve };
+            chroma = halve(&chroma, 2);
         }
-        if !rounds {
+        if layout.depth() > 8 {
             let scale = f64::from(1u32 << (16 - layout.depth()));
             chroma = (chroma * (1.0 / scale)).g_add_scalar_(0.5).clamp_max_(layout.max());
         }

@@ -3,23 +3,24 @@
 
 use tch::Tensor;
 
-/// Rounds halves up; does nothing to numbers of more than 8 bits, which GStreamer has at 16 bits here.
-fn round(mut numbers: Tensor, rounds: bool) -> Tensor {
-    if rounds { numbers.g_add_scalar_(0.5).floor_() } else { numbers }
+/// Rounds to integers, halves up.
+fn round(mut numbers: Tensor) -> Tensor {
+    numbers.g_add_scalar_(0.5).floor_()
 }
 
 /// Twice the numbers along the dimension `dim`: out of n, 2n. Beyond its ends, the first and last number go on.
-/// `cosited`: a number lies on the first of its two pixels, else between them.
+/// `cosited`: a number lies on the first of its two pixels, else between them. `rounds`: the new numbers are integers.
 pub(super) fn double(x: &Tensor, dim: i64, cosited: bool, rounds: bool) -> Tensor {
     let n = x.size()[dim as usize];
+    let round = |numbers| if rounds { round(numbers) } else { numbers };
     // Each number's neighbour after it and before it.
     let after = Tensor::cat(&[x.narrow(dim, n.min(1), n - 1), x.narrow(dim, n - 1, 1)], dim);
     let (first, second) = if cosited {
-        (x.shallow_clone(), round((x + after).g_mul_scalar_(0.5), rounds))
+        (x.shallow_clone(), round((x + after).g_mul_scalar_(0.5)))
     } else {
         let before = Tensor::cat(&[x.narrow(dim, 0, 1), x.narrow(dim, 0, n - 1)], dim);
         let near = x * 0.75;
-        (round(&near + before * 0.25, rounds), round(near + after * 0.25, rounds))
+        (round(&near + before * 0.25), round(near + after * 0.25))
     };
     Tensor::stack(&[first, second], dim + 1).flatten(dim, dim + 1)
 }
@@ -29,19 +30,20 @@ pub(super) fn repeat(x: &Tensor, dim: i64) -> Tensor {
     Tensor::stack(&[x, x], dim + 1).flatten(dim, dim + 1)
 }
 
-/// Half the numbers along the dimension `dim`: the means of pairs. A last one that has no partner stays.
-pub(super) fn halve(x: &Tensor, dim: i64, rounds: bool) -> Tensor {
+/// Half the numbers along the dimension `dim`: the rounded means of pairs. A last one that has no partner stays.
+pub(super) fn halve(x: &Tensor, dim: i64) -> Tensor {
     let n = x.size()[dim as usize];
     let half = x.slice(dim, 0, n, 2).copy();
     let mut pairs = half.narrow(dim, 0, n / 2);
     pairs += x.slice(dim, 1, n, 2);
     let _ = pairs.g_mul_scalar_(0.5);
-    round(half, rounds)
+    round(half)
 }
 
-/// Half the numbers along the dimension `dim`, where chroma lies on the first of two pixels: 1/4, 1/2, 1/4 about each.
+/// Half the numbers along the dimension `dim`, where chroma lies on the first of two pixels: 1/4, 1/2, 1/4 about each,
+/// rounded.
 /// At the ends there is nothing beyond; as in GStreamer, neither is there after the last but one.
-pub(super) fn halve_cosited(x: &Tensor, dim: i64, rounds: bool) -> Tensor {
+pub(super) fn halve_cosited(x: &Tensor, dim: i64) -> Tensor {
     let n = x.size()[dim as usize];
     if n == 1 {
         return x.copy();
@@ -57,7 +59,7 @@ pub(super) fn halve_cosited(x: &Tensor, dim: i64, rounds: bool) -> Tensor {
     };
     let mut half = own * 0.5;
     half += (before + after).g_mul_scalar_(0.25);
-    round(half, rounds)
+    round(half)
 }
 
 /// Half the numbers along the dimension `dim`: the first of two.

@@ -16,6 +16,10 @@ pub enum Colour {
         kr: f64,
         /// The share of blue.
         kb: f64,
+        /// Whether chroma has fewer numbers.
+        subsampling: Subsampling,
+        /// Where it lies then.
+        site: Site,
     },
     /// Luma alone.
     Gray {
@@ -87,14 +91,11 @@ pub struct Layout {
     pub(super) components: Vec<Component>,
     pub(super) colour: Colour,
     pub(super) range: Range,
-    pub(super) subsampling: Subsampling,
-    pub(super) site: Site,
 }
 
 impl Layout {
-    /// A picture of `width` x `height` pixels in `size` bytes, without subsampled chroma. `components` are those that
-    /// `colour` names, in that order, and alpha, if there is one. Alpha has as many numbers as there are pixels, and its
-    /// range is full.
+    /// A picture of `width` x `height` pixels in `size` bytes. `components` are those that `colour` names, in that
+    /// order, and alpha, if there is one. Alpha has as many numbers as there are pixels, and its range is full.
     ///
     /// None if the description is not possible: a size of 0, a wrong number of components, numbers that don't fit their
     /// bytes, or bytes outside of the picture.
@@ -106,19 +107,9 @@ impl Layout {
         colour: Colour,
         range: Range,
     ) -> Option<Self> {
-        let (subsampling, site) = (Subsampling::default(), Site::default());
         let (width, height) = (i64::try_from(width).ok()?, i64::try_from(height).ok()?);
-        let layout = Self { width, height, size, samples, components, colour, range, subsampling, site };
+        let layout = Self { width, height, size, samples, components, colour, range };
         layout.is_possible().then_some(layout)
-    }
-
-    /// The same picture with subsampled chroma.
-    ///
-    /// None as in [`Self::new`], or if there is no chroma.
-    pub fn with_chroma(self, subsampling: Subsampling, site: Site) -> Option<Self> {
-        let layout = Self { subsampling, site, ..self };
-        let is_yuv = matches!(layout.colour, Colour::Yuv { .. });
-        ((is_yuv || !layout.is_subsampled()) && layout.is_possible()).then_some(layout)
     }
 
     fn is_possible(&self) -> bool {
@@ -170,7 +161,16 @@ impl Layout {
 
     /// Whether chroma has fewer numbers than there are pixels.
     pub fn is_subsampled(&self) -> bool {
-        self.subsampling.horizontal || self.subsampling.vertical
+        let (halved, _) = self.subsampling();
+        halved.horizontal || halved.vertical
+    }
+
+    /// Whether chroma has fewer numbers, and where it lies then.
+    pub(super) fn subsampling(&self) -> (Subsampling, Site) {
+        match self.colour {
+            Colour::Yuv { subsampling, site, .. } => (subsampling, site),
+            _ => Default::default(),
+        }
     }
 
     /// The largest number.
@@ -200,7 +200,8 @@ impl Layout {
     pub(super) fn extent(&self, index: usize) -> (i64, i64) {
         let is_chroma = index == 1 || index == 2;
         let halve = |length: i64, halved: bool| if is_chroma && halved { (length + 1) / 2 } else { length };
-        (halve(self.height, self.subsampling.vertical), halve(self.width, self.subsampling.horizontal))
+        let (halved, _) = self.subsampling();
+        (halve(self.height, halved.vertical), halve(self.width, halved.horizontal))
     }
 
     /// One byte of the numbers of the component `index`, (rows, columns) uint8, within the picture's bytes: the less
@@ -235,7 +236,11 @@ impl Layout {
         }
         let mut numbers = self.bytes(picture, index, true, rows, columns).to_kind(Kind::Float).g_mul_scalar_(256.0);
         numbers += low;
-        if self.samples.shift == 0 { numbers } else { numbers.g_mul_scalar_(1.0 / f64::from(1u32 << self.samples.shift)) }
+        if self.samples.shift == 0 {
+            numbers
+        } else {
+            numbers.g_mul_scalar_(1.0 / f64::from(1u32 << self.samples.shift))
+        }
     }
 
     /// Writes float32 numbers, which are 0 or more, to a region of the component `index`, whose first row and column are

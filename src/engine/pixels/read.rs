@@ -28,7 +28,7 @@ pub fn read(bytes: &Tensor, layout: &Layout, rows: Range<i64>, columns: Range<i6
     match layout.colour {
         Colour::Rgb => (0..3).for_each(|index| channel(index).copy_(&level(index as usize))),
         Colour::Gray { .. } => picture.narrow(1, 0, 3).copy_(&level(0)),
-        Colour::Yuv { kr, kb } => {
+        Colour::Yuv { kr, kb, .. } => {
             let (luma, kg) = (level(0), 1.0 - kr - kb);
             let [mut blue, mut red] = full_chroma(bytes, layout, &rows, &columns).map(|mut chroma| {
                 let (middle, length) = layout.chroma();
@@ -48,7 +48,9 @@ pub fn read(bytes: &Tensor, layout: &Layout, rows: Range<i64>, columns: Range<i6
 
 /// The numbers of both chroma components at the resolution of the pixels.
 fn full_chroma(bytes: &Tensor, layout: &Layout, rows: &Range<i64>, columns: &Range<i64>) -> [Tensor; 2] {
-    let (halved, site, rounds) = (layout.subsampling, layout.site, layout.depth() == 8);
+    let (halved, site) = layout.subsampling();
+    // GStreamer rounds to 8 or 16 bits, so it keeps fractions of the numbers that have 10 or 12.
+    let rounds = layout.depth() == 8 || layout.depth() == 16;
     let (height, width) = layout.extent(1);
     let seen_rows = around(rows, height, halved.vertical);
     let seen_columns = around(columns, width, halved.horizontal);
