@@ -128,6 +128,36 @@ pub fn layout(info: &VideoInfo) -> Option<Layout> {
     Layout::new(size, info.size(), samples, components.collect::<Option<_>>()?, colour(info, format)?, range)
 }
 
+/// The bytes of a frame of one of [`SCALE_FORMATS`], in the planes and strides of `info`, of the same format and size.
+/// What lies between the rows is 0.
+pub fn pack(frame: &VideoFrameRef<&gst::BufferRef>, info: &VideoInfo) -> Vec<u8> {
+    let mut bytes = vec![0; info.size()];
+    let format = info.format_info();
+    let sample = format.depth()[0].div_ceil(8) as usize;
+    for index in 0..info.n_components() as u8 {
+        let plane = info.comp_plane(index);
+        let others = 0..index;
+        if others.clone().any(|other| info.comp_plane(other) == plane) {
+            continue;
+        }
+        // A row ends with the last number of the plane's components.
+        let in_plane = (index..info.n_components() as u8).filter(|&other| info.comp_plane(other) == plane);
+        let end = |index: u8| {
+            let place = place(info, format, index, sample)?;
+            let numbers = frame.comp_width(index.into()) as usize;
+            Some(place.offset - info.offset()[plane as usize] + place.pixel * (numbers - 1) + sample)
+        };
+        let length = in_plane.filter_map(end).max().unwrap_or(0);
+        let data = frame.plane_data(plane).expect("a mapped frame has its planes");
+        let [from, to] = [frame.plane_stride(), info.stride()].map(|strides| strides[plane as usize] as usize);
+        let target = &mut bytes[info.offset()[plane as usize]..];
+        for row in 0..frame.comp_height(index.into()) as usize {
+            target[row * to..][..length].copy_from_slice(&data[row * from..][..length]);
+        }
+    }
+    bytes
+}
+
 fn place(info: &VideoInfo, format: VideoFormatInfo, index: u8, bytes: usize) -> Option<Place> {
     let plane = info.comp_plane(index) as usize;
     // GStreamer's tables count this offset in numbers, not in bytes, where two chroma numbers of two bytes share a plane.

@@ -138,10 +138,10 @@ fn real_network(name: &str) {
         assert!(error <= EXACT, "{name} {picture}: {error}");
         assert!(levels <= 1, "{name} {picture}: {levels} levels");
     }
-    let number = |name: &str| fixture.text(name).parse().unwrap();
-    let params = Params { tile: number("tile"), tile_pad: number("tile_pad"), ..Params::default() };
+    // Upstream's own tiles show seams: the whole picture is the measure.
+    let params = Params { tile: fixture.text("tile").parse().unwrap(), ..Params::default() };
     let tiled = run(&mut model, &fixture.picture("coffee.input"), &params);
-    let levels = difference(&tiled, &fixture.picture("coffee.tiled"));
+    let levels = difference(&tiled, &fixture.picture("coffee.output"));
     println!("{name} coffee in tiles: {levels} levels");
     assert!(levels <= 1, "{name} coffee in tiles: {levels} levels");
 }

@@ -223,7 +223,7 @@ fn caps(text: &str) -> gst::Caps {
 
 #[test]
 fn sizes_go_both_ways() {
-    let mut bench = Bench::new("");
+    let mut bench = Bench::new("outscale=4");
     let sink = bench.element.static_pad("sink").unwrap();
     let src = bench.element.static_pad("src").unwrap();
     for (output, input) in [
@@ -344,7 +344,9 @@ fn wrong_settings_end_in_one_clear_error() {
         ("outscale=-1".into(), ["outscale=-1", "use 0.015625 to 64"]),
         ("outscale=65".into(), ["outscale=65", "use 0.015625 to 64"]),
         ("tile=-3".into(), ["tile=-3", "use 0"]),
-        ("tile-pad=-1".into(), ["tile-pad=-1", "use 0"]),
+        ("tile-pad=-2".into(), ["tile-pad=-2", "use -1 (as the model needs)"]),
+        ("min-scale=-1".into(), ["min-scale=-1", "use 0 (the network"]),
+        ("batch-size=0".into(), ["batch-size=0", "use 1 to 64"]),
         ("pre-pad=-2147483648".into(), ["pre-pad=-2147483648", "use 0"]),
     ] {
         let element = element(&properties);
@@ -454,7 +456,7 @@ fn a_caps_query_and_a_stop_need_not_wait_for_a_frame() {
     let (go_on, wait) = mpsc::channel::<()>();
     let model = Model::shared(Path::new(path), Device::Cpu, Kind::Float);
     let work = model.submit(move |_| Ok(wait.recv().is_ok()));
-    let mut bench = Bench::new(&small);
+    let mut bench = Bench::new(&format!("{small} outscale=2"));
     let pushing = push(&mut bench, noise(8, 6, 3));
     let src = bench.element.static_pad("src").unwrap();
     assert_eq!(sizes(&src.query_caps(None)), caps("width=16,height=12"));

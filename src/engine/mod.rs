@@ -4,6 +4,7 @@
 //! Nothing in here knows GStreamer (`tests/house.rs` checks it), so an application can use the engine alone:
 //! pictures go in and come out as [`image::Frame`]s, everything else stays on the thread that owns the model.
 
+pub mod bytes;
 pub mod cache;
 pub mod device;
 pub mod error;

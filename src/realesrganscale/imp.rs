@@ -3,21 +3,24 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Instant;
 
 use glib::subclass::prelude::*;
 use gst::prelude::*;
 use gst::subclass::prelude::*;
 use gst_base::prelude::*;
 use gst_base::subclass::BaseTransformMode;
+use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
-use gst_video::subclass::prelude::*;
 use gst_video::{VideoFrameRef, VideoInfo};
 
-use super::caps;
+use super::caps::{self, Factor};
+use super::meta;
+use super::queue::{Format, Incident, Queue, Stats};
 use super::settings::{self, Settings};
 use crate::engine::device::{DeviceChoice, kind_name};
-use crate::engine::esrgan::{Architecture, Model, Params, inspect, upscale};
-use crate::engine::worker::{Cancel, Worker};
+use crate::engine::esrgan::{Architecture, Model, Task, inspect};
+use crate::engine::worker::Cancel;
 use crate::engine::{Error, Result};
 use crate::progress::Progress;
 use crate::{errors, models, video};
@@ -35,35 +38,52 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 pub struct RealEsrganScale {
     settings: Mutex<Settings>,
     state: Mutex<State>,
+    /// The streaming thread takes it out while it works on frames.
+    queue: Mutex<Option<Queue>>,
 }
 
 #[derive(Default)]
 struct State {
     /// Between `start` and `stop`.
     run: Option<Run>,
-    /// Ends the frame in work and, until a new one takes its place, every frame after it.
+    /// Ends the frames in work and, until a new one takes its place, every frame after them.
     cancel: Cancel,
+    /// Of the last run.
+    stats: Stats,
 }
 
 /// One run, from READY to PAUSED and back.
 struct Run {
-    params: Params,
+    settings: Settings,
     architecture: Architecture,
-    worker: Arc<Worker<Model>>,
+    /// Frames that come in before the first goes out.
+    latency: u64,
+    format: Option<Arc<Format>>,
     /// Tells the load that the end of it was wanted.
     closing: Cancel,
+    /// When statistics were last told.
+    told: Instant,
     /// An error was posted. One is enough.
     has_failed: bool,
     /// The warning that the precision does not suffice was posted.
-    has_warned: bool,
+    has_warned_of_precision: bool,
+    /// The warning that the memory does not suffice was posted.
+    has_warned_of_memory: bool,
+}
+
+impl Run {
+    fn factor(&self) -> Factor {
+        let params = self.settings.params;
+        Factor { factor: params.factor(self.architecture.scale()), is_set: params.outscale != 0.0 }
+    }
 }
 
 impl RealEsrganScale {
     /// Everything that can be known at once; the model goes on loading in the background.
-    fn prepare(&self, settings: &Settings) -> Result<Run, gst::ErrorMessage> {
+    fn prepare(&self, settings: Settings) -> Result<(Run, Queue), gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
-        settings.params.validate().map_err(error)?;
-        let path = self.model_path(settings)?;
+        settings.validate().map_err(error)?;
+        let path = self.model_path(&settings)?;
         let architecture = inspect(&path).map_err(error)?;
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
         let device = choice.resolve().map_err(error)?;
@@ -84,7 +104,21 @@ impl RealEsrganScale {
             }
             Ok(())
         }));
-        Ok(Run { params: settings.params, architecture, worker, closing, has_failed: false, has_warned: false })
+        // A GPU has the next batch at hand when it is done with one.
+        let depth = usize::from(device.is_cuda());
+        let queue = Queue::new(worker, settings.batch_size as usize, depth, settings.skip_static);
+        let run = Run {
+            settings,
+            architecture,
+            latency: queue.latency(),
+            format: None,
+            closing,
+            told: Instant::now(),
+            has_failed: false,
+            has_warned_of_precision: false,
+            has_warned_of_memory: false,
+        };
+        Ok((run, queue))
     }
 
     /// The model's file, which is there.
@@ -103,14 +137,17 @@ impl RealEsrganScale {
         Ok(path)
     }
 
-    /// Ends the frame in work, and those that come before [`Self::resume`].
+    /// Ends the frames in work, and those that come before [`Self::resume`].
     fn interrupt(&self) {
         self.state.lock().unwrap().cancel.cancel();
     }
 
-    /// Lets frames be worked on again.
+    /// Lets frames be worked on again. Those that were on their way are gone.
     fn resume(&self) {
         self.state.lock().unwrap().cancel = Cancel::default();
+        if let Some(queue) = self.queue.lock().unwrap().as_mut() {
+            queue.clear();
+        }
     }
 
     /// Posts an error, if it is the run's first.
@@ -125,13 +162,86 @@ impl RealEsrganScale {
         gst::FlowError::Error
     }
 
-    /// Posts a warning, if it is the run's first, that a picture had to be done again.
-    fn warn(&self, dtype: &str) {
-        let is_first = match &mut self.state.lock().unwrap().run {
-            Some(run) => !std::mem::replace(&mut run.has_warned, true),
-            None => false,
+    /// Does something with the queue. Only on the streaming thread.
+    fn with_queue<R>(&self, work: impl FnOnce(&mut Queue) -> Result<R, gst::FlowError>) -> Result<R, gst::FlowError> {
+        let mut queue = self.queue.lock().unwrap().take().ok_or(gst::FlowError::Flushing)?;
+        let result = work(&mut queue);
+        *self.queue.lock().unwrap() = Some(queue);
+        result
+    }
+
+    /// What frames are worked on with, if they may be.
+    fn format(&self) -> Result<(Arc<Format>, Cancel), gst::FlowError> {
+        let state = self.state.lock().unwrap();
+        let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+        if run.has_failed {
+            return Err(gst::FlowError::Error);
+        }
+        Ok((run.format.clone().ok_or(gst::FlowError::NotNegotiated)?, state.cancel.clone()))
+    }
+
+    /// Takes a frame, and waits for those that must come out before the next is taken.
+    fn take(&self, buffer: &gst::Buffer) -> Result<(), gst::FlowError> {
+        let (format, cancel) = self.format()?;
+        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &format.input).map_err(|_| {
+            let seen = format!("a buffer of {} bytes is no frame of these caps", buffer.size());
+            self.fail(gst::error_msg!(gst::StreamError::Format, ("{seen}")))
+        })?;
+        let shell = meta::shell(buffer, &format);
+        self.with_queue(|queue| {
+            queue.take(&frame, shell, &format, &cancel);
+            self.wait(queue, false, &cancel)
+        })
+    }
+
+    /// Waits for frames that are due, or for all.
+    fn wait(&self, queue: &mut Queue, drain: bool, cancel: &Cancel) -> Result<(), gst::FlowError> {
+        while queue.due(drain) > 0 {
+            match queue.wait(cancel) {
+                Ok(incident) => self.tell(incident, queue.stats),
+                Err(Error::Cancelled) => return Err(gst::FlowError::Flushing),
+                Err(err) => return Err(self.fail(errors::message(&err))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets everything out that is on its way: what comes next is of another kind, or nothing comes.
+    fn drain(&self) -> Result<(), gst::FlowError> {
+        let (format, cancel) = match self.format() {
+            // Nothing can be on its way.
+            Err(gst::FlowError::NotNegotiated) => return Ok(()),
+            format => format?,
         };
-        if is_first {
+        let ready = self.with_queue(|queue| {
+            queue.send(&format, &cancel);
+            self.wait(queue, true, &cancel)?;
+            queue.forget();
+            Ok(std::iter::from_fn(|| queue.next()).collect::<Vec<_>>())
+        })?;
+        let obj = self.obj();
+        ready.into_iter().try_for_each(|buffer| obj.src_pad().push(buffer).map(drop))
+    }
+
+    /// A batch is done: warns of what happened, once, and posts statistics now and then.
+    fn tell(&self, incident: Incident, stats: Stats) {
+        let (mut precision, mut memory, mut is_due) = (None, false, false);
+        {
+            let mut state = self.state.lock().unwrap();
+            state.stats = stats;
+            if let Some(run) = &mut state.run {
+                if incident.redone.is_some() && !std::mem::replace(&mut run.has_warned_of_precision, true) {
+                    precision = incident.redone;
+                }
+                memory = incident.has_shrunk && !std::mem::replace(&mut run.has_warned_of_memory, true);
+                let interval = run.settings.stats_interval;
+                is_due = !interval.is_zero() && run.told.elapsed().as_nanos() >= interval.nseconds().into();
+                if is_due {
+                    run.told = Instant::now();
+                }
+            }
+        }
+        if let Some(dtype) = precision {
             gst::element_imp_warning!(
                 self,
                 gst::LibraryError::Failed,
@@ -139,14 +249,44 @@ impl RealEsrganScale {
                      dtype=fp32 saves doing them twice")
             );
         }
+        if memory {
+            gst::element_imp_warning!(
+                self,
+                gst::ResourceError::NoSpaceLeft,
+                ("the device's memory did not suffice: going on with smaller tiles; tile or max-memory can set them")
+            );
+        }
+        if is_due {
+            self.post_stats(stats);
+        }
     }
+
+    fn post_stats(&self, stats: Stats) {
+        let obj = self.obj();
+        let message = gst::message::Element::builder(structure(stats)).src(&*obj).build();
+        // An element outside of a pipeline has no bus, and that is fine.
+        let _ = obj.post_message(message);
+    }
+}
+
+fn structure(stats: Stats) -> gst::Structure {
+    let Stats { frames, repeated, tiles, retries, took } = stats;
+    let computed = frames - repeated;
+    let each = if computed == 0 { 0.0 } else { took.as_secs_f64() * 1000.0 / computed as f64 };
+    gst::Structure::builder("realesrganscale-stats")
+        .field("frames", frames)
+        .field("static-frames", repeated)
+        .field("tiles", tiles)
+        .field("retries", retries)
+        .field("ms-per-frame", each)
+        .build()
 }
 
 #[glib::object_subclass]
 impl ObjectSubclass for RealEsrganScale {
     const NAME: &'static str = "GstRealEsrganScale";
     type Type = super::RealEsrganScale;
-    type ParentType = gst_video::VideoFilter;
+    type ParentType = gst_base::BaseTransform;
 }
 
 impl ObjectImpl for RealEsrganScale {
@@ -160,7 +300,10 @@ impl ObjectImpl for RealEsrganScale {
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        self.settings.lock().unwrap().get(pspec.name())
+        match pspec.name() {
+            "stats" => structure(self.state.lock().unwrap().stats).to_value(),
+            name => self.settings.lock().unwrap().get(name),
+        }
     }
 
     fn constructed(&self) {
@@ -213,13 +356,15 @@ impl BaseTransformImpl for RealEsrganScale {
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         let settings = self.settings.lock().unwrap().clone();
-        let run = self.prepare(&settings)?;
-        *self.state.lock().unwrap() = State { run: Some(run), cancel: Cancel::default() };
+        let (run, queue) = self.prepare(settings)?;
+        *self.queue.lock().unwrap() = Some(queue);
+        *self.state.lock().unwrap() = State { run: Some(run), cancel: Cancel::default(), stats: Stats::default() };
         Ok(())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         let run = self.state.lock().unwrap().run.take();
+        *self.queue.lock().unwrap() = None;
         if let Some(run) = run {
             // The model's thread ends by itself.
             run.closing.cancel();
@@ -233,10 +378,7 @@ impl BaseTransformImpl for RealEsrganScale {
         caps: &gst::Caps,
         filter: Option<&gst::Caps>,
     ) -> Option<gst::Caps> {
-        let factor = {
-            let state = self.state.lock().unwrap();
-            state.run.as_ref().map(|run| run.params.factor(run.architecture.scale()))
-        };
+        let factor = self.state.lock().unwrap().run.as_ref().map(Run::factor);
         let others = caps::transform(direction, caps, factor);
         gst::trace!(CAT, imp = self, "{direction:?} {caps} -> {others}");
         Some(match filter {
@@ -245,69 +387,128 @@ impl BaseTransformImpl for RealEsrganScale {
         })
     }
 
-    fn sink_event(&self, event: gst::Event) -> bool {
-        match event.view() {
-            gst::EventView::FlushStart(_) => self.interrupt(),
-            gst::EventView::FlushStop(_) => self.resume(),
-            _ => {}
+    fn fixate_caps(&self, direction: gst::PadDirection, caps: &gst::Caps, others: gst::Caps) -> gst::Caps {
+        let factor = self.state.lock().unwrap().run.as_ref().map(Run::factor);
+        match (direction, VideoInfo::from_caps(caps), factor) {
+            (gst::PadDirection::Sink, Ok(info), Some(factor)) => {
+                let chosen = caps::fixate(&info, factor.factor, others);
+                gst::debug!(CAT, imp = self, "{caps} becomes {chosen}");
+                chosen
+            }
+            _ => self.parent_fixate_caps(direction, caps, others),
         }
-        self.parent_sink_event(event)
     }
-}
 
-impl VideoFilterImpl for RealEsrganScale {
-    fn set_info(
-        &self,
-        _incaps: &gst::Caps,
-        info: &VideoInfo,
-        _outcaps: &gst::Caps,
-        _out_info: &VideoInfo,
-    ) -> Result<(), gst::LoggableError> {
-        if info.is_interlaced() {
-            // Caps need not name a mode, so the template can't ask for one.
+    fn set_caps(&self, incaps: &gst::Caps, outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
+        let info = |caps: &gst::Caps| -> Result<_, gst::LoggableError> {
+            let info = VideoInfo::from_caps(caps).map_err(|_| gst::loggable_error!(CAT, "not video: {caps}"))?;
+            let layout = video::layout(&info);
+            Ok((info, layout.ok_or_else(|| gst::loggable_error!(CAT, "pixels that are not known: {caps}"))?))
+        };
+        let ((input, from), (output, to)) = (info(incaps)?, info(outcaps)?);
+        if input.is_interlaced() {
+            // Caps need not name a mode, so an element before may not have asked.
             let _ = self.fail(gst::error_msg!(
                 gst::StreamError::Format,
                 (
                     "interlace-mode={} is not possible: whole frames are upscaled; put a deinterlace element before",
-                    info.interlace_mode().to_str()
+                    input.interlace_mode().to_str()
                 )
             ));
             return Err(gst::loggable_error!(CAT, "interlaced video"));
         }
+        let has_latency = {
+            let mut state = self.state.lock().unwrap();
+            let Some(run) = &mut state.run else {
+                return Err(gst::loggable_error!(CAT, "caps for an element that is not running"));
+            };
+            let (origin, size) = caps::place(&input, &output, run.settings.add_borders);
+            let task = Task { from, to, origin, size, params: run.settings.params };
+            run.format = Some(Arc::new(Format { input, output, task }));
+            run.latency > 0
+        };
+        if has_latency {
+            let obj = self.obj();
+            let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
+        }
         Ok(())
     }
 
-    fn transform_frame(
-        &self,
-        input: &VideoFrameRef<&gst::BufferRef>,
-        output: &mut VideoFrameRef<&mut gst::BufferRef>,
-    ) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let (worker, params, cancel) = {
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        let answered = BaseTransformImplExt::parent_query(self, direction, query);
+        if let (true, gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) =
+            (answered, direction, query.view_mut())
+        {
             let state = self.state.lock().unwrap();
-            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
-            if run.has_failed {
-                return Err(gst::FlowError::Error);
+            let more = state.run.as_ref().and_then(|run| {
+                let fps = run.format.as_ref()?.input.fps();
+                let (numer, denom) = (u64::try_from(fps.numer()).ok()?, u64::try_from(fps.denom()).ok()?);
+                gst::ClockTime::SECOND.mul_div_ceil(run.latency * denom, numer)
+            });
+            if let Some(more) = more {
+                let (is_live, min, max) = query.result();
+                query.set(is_live, min + more, max.map(|max| max + more));
             }
-            (run.worker.clone(), run.params, state.cancel.clone())
-        };
-        let picture = video::read(input);
-        let token = cancel.clone();
-        let job = worker.submit(move |model| upscale(model, &picture, &params, &token));
-        match job.wait_or(&cancel) {
-            Ok(upscaled) => {
-                video::write(&upscaled.picture, output);
-                if let Some(dtype) = upscaled.redone {
-                    self.warn(dtype);
-                }
-                Ok(gst::FlowSuccess::Ok)
-            }
-            Err(Error::Cancelled) => Err(gst::FlowError::Flushing),
-            Err(Error::OutOfMemory(reason)) => {
-                let tile = if params.tile == 0 { 256 } else { (params.tile / 2).max(1) };
-                let reason = format!("{reason}; tile={} is too much for this device: try tile={tile}", params.tile);
-                Err(self.fail(errors::message(&Error::OutOfMemory(reason))))
-            }
-            Err(err) => Err(self.fail(errors::message(&err))),
         }
+        answered
+    }
+
+    fn propose_allocation(
+        &self,
+        decide_query: Option<&gst::query::Allocation>,
+        query: &mut gst::query::Allocation,
+    ) -> Result<(), gst::LoggableError> {
+        self.parent_propose_allocation(decide_query, query)?;
+        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        Ok(())
+    }
+
+    /// Frames come out in memory of libtorch's, whatever downstream offers.
+    fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        while query.allocation_pools().next().is_some() {
+            query.remove_nth_allocation_pool(0);
+        }
+        Ok(())
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::FlushStart(_) => self.interrupt(),
+            gst::EventView::FlushStop(_) => self.resume(),
+            // Nothing overtakes a frame.
+            _ if event.is_serialized() => {
+                if let Err(err) = self.drain() {
+                    gst::debug!(CAT, imp = self, "{err:?} before {:?}", event.type_());
+                }
+            }
+            _ => {}
+        }
+        if event.type_() == gst::EventType::Eos {
+            let stats = {
+                let state = self.state.lock().unwrap();
+                let is_wanted = |run: &Run| !run.settings.stats_interval.is_zero() && state.stats.frames > 0;
+                state.run.as_ref().filter(|run| is_wanted(run)).map(|_| state.stats)
+            };
+            if let Some(stats) = stats {
+                self.post_stats(stats);
+            }
+        }
+        self.parent_sink_event(event)
+    }
+
+    fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // The base class may negotiate new caps, which hold for frames to come.
+        if is_discont || self.obj().src_pad().needs_reconfigure() {
+            self.drain()?;
+        }
+        self.parent_submit_input_buffer(is_discont, buffer)
+    }
+
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        if let Some(buffer) = self.take_queued_buffer() {
+            self.take(&buffer)?;
+        }
+        let next = self.with_queue(|queue| Ok(queue.next()))?;
+        Ok(next.map_or(GenerateOutputSuccess::NoOutput, GenerateOutputSuccess::Buffer))
     }
 }

@@ -41,12 +41,14 @@ use glib::prelude::*;
 
 mod caps;
 mod imp;
+mod meta;
+mod queue;
 mod settings;
 
 glib::wrapper! {
     /// The element.
     pub struct RealEsrganScale(ObjectSubclass<imp::RealEsrganScale>)
-        @extends gst_video::VideoFilter, gst_base::BaseTransform, gst::Element, gst::Object;
+        @extends gst_base::BaseTransform, gst::Element, gst::Object;
 }
 
 /// Registers the element.

@@ -7,26 +7,63 @@ use gst::prelude::*;
 
 use crate::engine::device::Precision;
 use crate::engine::esrgan::Params;
+use crate::engine::{Error, Result};
 use crate::settings::{DEFAULT_DEVICE, Dtype, device_spec, dtype_spec};
 
+/// The most frames in a batch.
+const MAX_BATCH: i64 = 64;
+
 /// The properties' values.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// The model's file; `None` is the one that comes with the plugin.
     pub model_path: Option<PathBuf>,
     /// How pictures are upscaled.
     pub params: Params,
+    /// Frames that run through the network at once.
+    pub batch_size: i64,
+    /// Whether a frame that is the same as the one before it is not computed again.
+    pub skip_static: bool,
+    /// Whether a picture keeps its shape, by black borders if need be.
+    pub add_borders: bool,
+    /// Time between two messages with statistics.
+    pub stats_interval: gst::ClockTime,
     device: Option<String>,
     dtype: Dtype,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            model_path: None,
+            params: Params::default(),
+            batch_size: 1,
+            skip_static: true,
+            add_borders: true,
+            stats_interval: gst::ClockTime::from_seconds(5),
+            device: None,
+            dtype: Dtype::default(),
+        }
+    }
 }
 
 /// The properties. Numbers have the whole range of their type: one that is not possible ends in an error message that
 /// says what is, when the element starts, and not in a warning of GObject's.
 pub fn properties() -> Vec<glib::ParamSpec> {
-    let pixels = |name, nick, blurb, default: i64| {
+    let default = Settings::default();
+    let params = default.params;
+    let int = |name, nick, blurb, default: i64| {
         glib::ParamSpecInt::builder(name).nick(nick).blurb(blurb).default_value(default as i32).mutable_ready().build()
     };
-    let default = Params::default();
+    let double = |name, nick, blurb, default| {
+        glib::ParamSpecDouble::builder(name).nick(nick).blurb(blurb).default_value(default).mutable_ready().build()
+    };
+    let boolean = |name, nick, blurb, default| {
+        glib::ParamSpecBoolean::builder(name).nick(nick).blurb(blurb).default_value(default).mutable_ready().build()
+    };
+    let unsigned = |name, nick, blurb, default| {
+        glib::ParamSpecUInt64::builder(name).nick(nick).blurb(blurb).default_value(default).mutable_ready().build()
+    };
     vec![
         glib::ParamSpecString::builder("model-path")
             .nick("Model path")
@@ -36,31 +73,80 @@ pub fn properties() -> Vec<glib::ParamSpec> {
             )
             .mutable_ready()
             .build(),
-        glib::ParamSpecDouble::builder("outscale")
-            .nick("Output scale")
-            .blurb("Size of the output over the size of the input, 1/64 to 64 (0 = the model's own scale)")
-            .default_value(default.outscale)
-            .mutable_ready()
-            .build(),
-        pixels(
+        double(
+            "outscale",
+            "Output scale",
+            "Size of the output over the size of the input, 1/64 to 64 (0 = what downstream's caps ask for, else the \
+             model's own scale)",
+            params.outscale,
+        ),
+        double(
+            "min-scale",
+            "Minimum scale",
+            "Pictures that become larger by this factor or less are resampled only, without the model (0 = never)",
+            params.min_scale,
+        ),
+        boolean(
+            "add-borders",
+            "Add borders",
+            "Whether black borders keep the picture's shape where caps ask for a size and pixels of another; else it is \
+             stretched",
+            default.add_borders,
+        ),
+        int(
             "tile",
             "Tile size",
             "Side of the tiles that run through the network one by one, in pixels: smaller ones need less memory \
-             (0 = the whole picture at once)",
-            default.tile,
+             (0 = as large as max-memory allows)",
+            params.tile,
         ),
-        pixels(
+        int(
             "tile-pad",
             "Tile padding",
-            "Pixels around each tile that the network sees too, so that no seams show, 0 and above",
-            default.tile_pad,
+            "Pixels around each tile that the network sees too, so that no seams show (-1 = as many as the model needs \
+             for that)",
+            params.tile_pad,
         ),
-        pixels(
+        int(
             "pre-pad",
             "Picture padding",
             "Mirrored pixels that are added to the picture on the right and at the bottom and cut off again, 0 and above",
-            default.pre_pad,
+            params.pre_pad,
         ),
+        unsigned(
+            "max-memory",
+            "Maximum memory",
+            "Bytes of the device's memory that frames and tiles may take, besides the model (0 = what is free)",
+            params.max_memory,
+        ),
+        int(
+            "batch-size",
+            "Batch size",
+            "Frames that run through the network at once, 1 to 64: more keep a GPU busier with small frames, and come \
+             later by as many frames",
+            default.batch_size,
+        ),
+        boolean(
+            "skip-static",
+            "Skip static frames",
+            "Whether a frame that is the same as the one before it, to the byte, comes out as that one did, without \
+             being computed again",
+            default.skip_static,
+        ),
+        unsigned(
+            "stats-interval",
+            "Interval of statistics",
+            "Nanoseconds between element messages with the property stats, while frames come (0 = none)",
+            default.stats_interval.nseconds(),
+        ),
+        glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+            .nick("Statistics")
+            .blurb(
+                "Since the element was started: frames, static-frames among them, tiles that ran through the network, \
+                 retries with smaller tiles, and ms-per-frame that the model was at work",
+            )
+            .read_only()
+            .build(),
         device_spec(),
         dtype_spec(),
     ]
@@ -69,6 +155,18 @@ pub fn properties() -> Vec<glib::ParamSpec> {
 const TYPE: &str = "GObject checks the type";
 
 impl Settings {
+    /// Checks every bound.
+    ///
+    /// # Errors
+    /// [`Error::Param`] for the first value that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        self.params.validate()?;
+        if !(1..=MAX_BATCH).contains(&self.batch_size) {
+            return Err(Error::param("batch_size", self.batch_size, format!("use 1 to {MAX_BATCH}")));
+        }
+        Ok(())
+    }
+
     /// Sets the property `name`.
     pub fn set(&mut self, name: &str, value: &glib::Value) {
         let text = || value.get::<Option<String>>().expect(TYPE).filter(|text| !text.is_empty());
@@ -76,9 +174,15 @@ impl Settings {
         match name {
             "model-path" => self.model_path = text().map(PathBuf::from),
             "outscale" => self.params.outscale = value.get().expect(TYPE),
+            "min-scale" => self.params.min_scale = value.get().expect(TYPE),
+            "add-borders" => self.add_borders = value.get().expect(TYPE),
             "tile" => self.params.tile = int(),
             "tile-pad" => self.params.tile_pad = int(),
             "pre-pad" => self.params.pre_pad = int(),
+            "max-memory" => self.params.max_memory = value.get().expect(TYPE),
+            "batch-size" => self.batch_size = int(),
+            "skip-static" => self.skip_static = value.get().expect(TYPE),
+            "stats-interval" => self.stats_interval = gst::ClockTime::from_nseconds(value.get().expect(TYPE)),
             "device" => self.device = text(),
             "dtype" => self.dtype = value.get().expect(TYPE),
             _ => unreachable!("GObject asks for no property but those of properties()"),
@@ -91,9 +195,15 @@ impl Settings {
         match name {
             "model-path" => self.model_path.as_ref().map(|path| path.to_string_lossy().into_owned()).to_value(),
             "outscale" => self.params.outscale.to_value(),
+            "min-scale" => self.params.min_scale.to_value(),
+            "add-borders" => self.add_borders.to_value(),
             "tile" => int(self.params.tile),
             "tile-pad" => int(self.params.tile_pad),
             "pre-pad" => int(self.params.pre_pad),
+            "max-memory" => self.params.max_memory.to_value(),
+            "batch-size" => int(self.batch_size),
+            "skip-static" => self.skip_static.to_value(),
+            "stats-interval" => self.stats_interval.nseconds().to_value(),
             "device" => self.device().to_value(),
             "dtype" => self.dtype.to_value(),
             _ => unreachable!("GObject asks for no property but those of properties()"),
@@ -119,7 +229,7 @@ mod tests {
     fn every_property_is_read_back() {
         gst::init().unwrap();
         let mut settings = Settings::default();
-        for spec in properties() {
+        for spec in properties().iter().filter(|spec| spec.name() != "stats") {
             let default = settings.get(spec.name());
             assert_eq!(format!("{default:?}"), format!("{:?}", spec.default_value()), "{}", spec.name());
             settings.set(spec.name(), &default);

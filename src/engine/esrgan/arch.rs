@@ -54,6 +54,24 @@ impl Architecture {
         }
     }
 
+    /// How far from a pixel, in pixels of the input, what is there still matters for 8 bits.
+    pub fn reach(&self) -> i64 {
+        match self {
+            // The receptive field, or as much of it as mattered in photographs (`benches/reach.rs`).
+            Self::RrdbNet(config) => (15 * config.num_block + 5).min(48) * config.unshuffle(),
+            // The receptive field.
+            Self::SrvggNetCompact(config) => config.num_conv + 2,
+        }
+    }
+
+    /// Numbers that are in memory at once, at most, for each pixel of the input.
+    pub fn values_per_pixel(&self) -> i64 {
+        match self {
+            Self::RrdbNet(config) => config.num_feat * 16 * 3 / config.unshuffle().pow(2),
+            Self::SrvggNetCompact(config) => config.num_feat * 3 + 9 * config.scale * config.scale,
+        }
+    }
+
     /// The sides of the network's input must be multiples of this.
     pub fn multiple(&self) -> i64 {
         match self {

@@ -8,15 +8,18 @@
 use tch::Tensor;
 
 mod arch;
+mod model;
 mod params;
+mod resample;
 pub mod rrdbnet;
 pub mod srvgg;
 mod tile;
 mod upscale;
 
 pub use arch::{Architecture, Network, Shapes, inspect, open};
+pub use model::Model;
 pub use params::{MAX_OUTSCALE, Params, scaled, unscaled};
-pub use upscale::{Model, Upscaled, upscale};
+pub use upscale::{Outcome, Task, Upscaled, run, upscale};
 
 /// The leaky ReLU of this slope. `tch` binds it without its slope, but its gradient with one, and that times `x` is it.
 fn leaky_relu(x: &Tensor, slope: f64) -> Tensor {

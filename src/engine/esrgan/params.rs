@@ -10,23 +10,27 @@ const MIN_OUTSCALE: f64 = 1.0 / 64.0;
 /// The largest tile and padding, in pixels.
 const MAX_PIXELS: i64 = 1 << 20;
 
-/// The parameters of upscaling. Names, meanings and defaults are those of Real-ESRGAN's `RealESRGANer`, except that
-/// an `outscale` of 0 is the network's own scale.
+/// The parameters of upscaling. Names and meanings are those of Real-ESRGAN's `RealESRGANer`; of the defaults, those
+/// of `outscale`, `tile` and `tile_pad` are its own choice instead of a fixed number.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Params {
     /// The picture's final size over its size before; 0 is the network's own scale.
     pub outscale: f64,
-    /// The side of the tiles in which the picture runs through the network, in pixels; 0 is the whole picture.
+    /// A picture that becomes larger by no more than this is resampled only, and no network looks at it; 0 is never.
+    pub min_scale: f64,
+    /// The side of the tiles in which the picture runs through the network, in pixels; 0 is as large as the memory allows.
     pub tile: i64,
-    /// The pixels around a tile that the network sees too, against seams.
+    /// The pixels around a tile that the network sees too, against seams; -1 is as many as it needs.
     pub tile_pad: i64,
     /// The pixels that are added on the right and at the bottom first, against artifacts at these borders.
     pub pre_pad: i64,
+    /// Bytes of the device's memory that may be taken, besides the network; 0 is what is free.
+    pub max_memory: u64,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { outscale: 0.0, tile: 0, tile_pad: 10, pre_pad: 0 }
+        Self { outscale: 0.0, min_scale: 0.0, tile: 0, tile_pad: -1, pre_pad: 0, max_memory: 0 }
     }
 }
 
@@ -40,16 +44,20 @@ impl Params {
             let expected = format!("use {MIN_OUTSCALE} to {MAX_OUTSCALE}, or 0 for the model's own scale");
             return Err(Error::param("outscale", self.outscale, expected));
         }
-        let pixels = |name, value, zero: &str| {
-            if (0..=MAX_PIXELS).contains(&value) {
+        if !(0.0..=MAX_OUTSCALE).contains(&self.min_scale) {
+            let expected = format!("use 0 (the network always looks) to {MAX_OUTSCALE}");
+            return Err(Error::param("min_scale", self.min_scale, expected));
+        }
+        let pixels = |name, value, least: i64, meaning: &str| {
+            if (least..=MAX_PIXELS).contains(&value) {
                 Ok(())
             } else {
-                Err(Error::param(name, value, format!("use 0{zero} to {MAX_PIXELS}")))
+                Err(Error::param(name, value, format!("use {least}{meaning} to {MAX_PIXELS}")))
             }
         };
-        pixels("tile", self.tile, " (the whole picture)")?;
-        pixels("tile_pad", self.tile_pad, "")?;
-        pixels("pre_pad", self.pre_pad, "")
+        pixels("tile", self.tile, 0, " (as the memory allows)")?;
+        pixels("tile_pad", self.tile_pad, -1, " (as the model needs)")?;
+        pixels("pre_pad", self.pre_pad, 0, "")
     }
 
     /// The final size over the picture's, with a network of this scale.
@@ -98,8 +106,9 @@ mod tests {
             (wrong(|p| p.outscale = -1.0), ["outscale=-1", "or 0 for the model's own"]),
             (wrong(|p| p.outscale = f64::NAN), ["outscale=NaN", "to 64"]),
             (wrong(|p| p.outscale = f64::INFINITY), ["outscale=inf", "to 64"]),
-            (wrong(|p| p.tile = -5), ["tile=-5", "0 (the whole picture) to"]),
-            (wrong(|p| p.tile_pad = -1), ["tile_pad=-1", "use 0 to"]),
+            (wrong(|p| p.tile = -5), ["tile=-5", "0 (as the memory allows) to"]),
+            (wrong(|p| p.tile_pad = -2), ["tile_pad=-2", "use -1 (as the model needs) to"]),
+            (wrong(|p| p.min_scale = -1.0), ["min_scale=-1", "use 0 (the network"]),
             (wrong(|p| p.pre_pad = i64::MAX), ["pre_pad=9223372036854775807", "to 1048576"]),
         ] {
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");

@@ -1,100 +1,49 @@
 // SPDX-License-Identifier: MPL-2.0
-//! From a picture to a larger one: pad, cut into tiles, run the network, put together, crop, resample.
+//! From pictures to larger ones: tile by tile, pad, run the network, resample, put together.
 //!
 //! Upstream: `realesrgan/utils.py`, `RealESRGANer.enhance`, with these differences: the network's output is brought to
-//! `outscale` before it is rounded to 8 bits, and by an antialiased bicubic filter instead of OpenCV's Lanczos; alpha
-//! that is the same everywhere is not run through the network and stays exact; a tile that fails fails the picture.
-
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+//! its size before it is rounded, and by an antialiased bicubic filter instead of OpenCV's Lanczos; tiles fade into
+//! one another; alpha that is the same everywhere is not run through the network and stays exact; a tile that does not
+//! fit into memory makes all tiles smaller, and one that fails fails the picture.
 
 use tch::{Device, Kind, Tensor};
 
-use super::tile::spans;
-use super::{Architecture, Network, Params, open, scaled};
-use crate::engine::cache::{Cache, Key};
-use crate::engine::device::kind_name;
+use super::tile::{Mosaic, Side, Span};
+use super::{Model, Params, scaled};
 use crate::engine::image::Frame;
-use crate::engine::worker::{Cancel, Worker};
-use crate::engine::{Error, Result};
+use crate::engine::pixels::{self, Canvas, Layout};
+use crate::engine::worker::{Cancel, guarded};
+use crate::engine::{Error, Result, memory};
 
-/// A loaded model.
-pub struct Model {
-    path: PathBuf,
-    architecture: Architecture,
-    network: Network,
-    device: Device,
-    kind: Kind,
-    /// The same network in float32, once it was needed.
-    exact: Option<Network>,
+/// The most pixels of a tile on the CPU: larger ones are no faster.
+const CPU_PIXELS: i64 = 512 * 512;
+
+/// What is made of a picture.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// The layout of the pictures that go in.
+    pub from: Layout,
+    /// The layout of those that come out.
+    pub to: Layout,
+    /// Where the picture lies in what comes out, row and column of its first pixel; around it is black.
+    pub origin: [i64; 2],
+    /// The picture's height and width there.
+    pub size: [i64; 2],
+    /// How it is done.
+    pub params: Params,
 }
 
-impl Model {
-    /// Loads the model in the file `path` (`.safetensors` or `.pth`). `cancel` ends the loading between two tensors.
-    ///
-    /// # Errors
-    /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
-    pub fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
-        let (network, architecture) = load(path, device, kind, cancel)?;
-        Ok(Self { path: path.into(), architecture, network, device, kind, exact: None })
-    }
-
-    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody
-    /// has.
-    pub fn shared(path: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
-        static CACHE: Cache<Model> = Cache::new();
-        CACHE.get(Key::new(path, device, kind), || {
-            let path = path.to_path_buf();
-            Worker::spawn("realesrgan", move |loading| Self::load(&path, device, kind, &loading.cancel))
-        })
-    }
-
-    /// The network that it is.
-    pub fn architecture(&self) -> Architecture {
-        self.architecture
-    }
-
-    /// Runs the network on a picture (1, 3, h, w) in float32; gives float32 in [0, 1], and whether the model's own
-    /// precision did not suffice.
-    fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<(Tensor, bool)> {
-        let x = &channels_last(x);
-        let result = self.network.forward(&x.to_kind(self.kind), cancel)?.to_kind(Kind::Float);
-        if is_finite(&result)? {
-            return Ok((result.clamp(0.0, 1.0), false));
-        }
-        if self.kind != Kind::Float {
-            if self.exact.is_none() {
-                self.exact = Some(load(&self.path, self.device, Kind::Float, cancel)?.0);
-            }
-            if let Some(exact) = &self.exact {
-                let result = exact.forward(x, cancel)?;
-                if is_finite(&result)? {
-                    return Ok((result.clamp(0.0, 1.0), true));
-                }
-            }
-        }
-        Err(Error::model(
-            &self.path,
-            "the network gives numbers that are not finite, even in fp32: its weights are broken",
-        ))
-    }
-}
-
-fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Network, Architecture)> {
-    let (weights, architecture) = open(path, device, kind, cancel)?;
-    let network = Network::new(weights.root(), architecture);
-    weights.finish()?;
-    Ok((network, architecture))
-}
-
-/// The same tensor with a pixel's channels beside one another, the order that convolutions are fastest in. What is
-/// computed from it keeps the order.
-fn channels_last(x: &Tensor) -> Tensor {
-    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
-}
-
-fn is_finite(x: &Tensor) -> Result<bool> {
-    Ok(bool::try_from(x.isfinite().all())?)
+/// What came of a [`Task`].
+#[derive(Debug)]
+pub struct Outcome {
+    /// The bytes of each picture, on the model's device.
+    pub pictures: Vec<Tensor>,
+    /// Tiles that were computed for them.
+    pub tiles: u64,
+    /// How often all tiles had to become smaller, because the memory did not suffice.
+    pub retries: u64,
+    /// The precision whose range did not suffice, so that at least a tile was done again in float32.
+    pub redone: Option<&'static str>,
 }
 
 /// An upscaled picture.
@@ -109,70 +58,281 @@ pub struct Upscaled {
 /// Upscales one picture.
 ///
 /// # Errors
-/// [`Error::Cancelled`] soon after the token is set, [`Error::Param`] for parameters out of their range,
-/// [`Error::OutOfMemory`] if a tile is too large for the device.
+/// Those of [`run`].
 pub fn upscale(model: &mut Model, picture: &Frame, params: &Params, cancel: &Cancel) -> Result<Upscaled> {
     params.validate()?;
-    cancel.check()?;
-    let input = picture.to_tensor(model.device);
-    let (mut output, mut redone) = enlarge(model, &input.narrow(1, 0, 3), params, cancel)?;
-    if picture.channels() == 4 {
-        let (height, width) = (output.size()[2], output.size()[3]);
-        let alpha = input.narrow(1, 3, 1);
-        let first = picture.data()[3];
-        let alpha = if picture.data().chunks_exact(4).all(|pixel| pixel[3] == first) {
-            alpha.narrow(2, 0, 1).narrow(3, 0, 1).expand([1, 1, height, width], false)
-        } else {
-            // The networks know three channels: alpha goes in as a grey picture.
-            let (grey, again) = enlarge(model, &alpha.expand([1, 3, -1, -1], false), params, cancel)?;
-            redone |= again;
-            grey.mean_dim([1i64].as_slice(), true, Kind::Float)
-        };
-        output = Tensor::cat(&[output, alpha], 1);
-    }
-    let picture = Frame::from_tensor(&output)?.pop().expect("one picture goes in");
-    Ok(Upscaled { picture, redone: redone.then(|| kind_name(model.kind)) })
+    let has_alpha = picture.channels() == 4;
+    let factor = params.factor(model.architecture().scale());
+    let size = [picture.height() as i64, picture.width() as i64].map(|side| scaled(side, factor));
+    let [height, width] = size;
+    let layout = |width, height| {
+        let layout = Layout::rgb(width, height, has_alpha);
+        layout.ok_or_else(|| Error::param("picture", format!("{width}x{height}"), "use one that has pixels"))
+    };
+    let task = Task {
+        from: layout(picture.width(), picture.height())?,
+        to: layout(width as usize, height as usize)?,
+        origin: [0, 0],
+        size,
+        params: *params,
+    };
+    let bytes = Tensor::from_slice(picture.data()).to_device(model.device);
+    let Outcome { mut pictures, redone, .. } = run(model, &[bytes], &task, cancel)?;
+    let bytes = pictures.pop().expect("one picture goes in").to_device(Device::Cpu);
+    let picture = Frame::new(width as usize, height as usize, picture.channels(), Vec::<u8>::try_from(bytes)?);
+    Ok(Upscaled { picture, redone })
 }
 
-/// Upscales (1, 3, h, w) to the final size; also tells whether float32 had to help.
-fn enlarge(model: &mut Model, input: &Tensor, params: &Params, cancel: &Cancel) -> Result<(Tensor, bool)> {
-    let (_, _, height, width) = input.size4()?;
-    let (scale, multiple) = (model.architecture.scale(), model.architecture.multiple());
-    // As upstream: first the border that was asked for, then what the network needs.
-    let padded = extend(input, params.pre_pad, params.pre_pad);
-    let up = |length: i64| (length + multiple - 1) / multiple * multiple;
-    let (full_height, full_width) = (padded.size()[2], padded.size()[3]);
-    let padded = extend(&padded, up(full_width) - full_width, up(full_height) - full_height);
-    let (full_height, full_width) = (padded.size()[2], padded.size()[3]);
+/// Upscales pictures (their bytes, on the model's device) at once.
+///
+/// # Errors
+/// [`Error::Cancelled`] soon after the token is set; [`Error::Param`] for parameters out of their range;
+/// [`Error::Budget`] if `max_memory` is too little for the smallest tile; [`Error::OutOfMemory`] if what is free is.
+pub fn run(model: &mut Model, pictures: &[Tensor], task: &Task, cancel: &Cancel) -> Result<Outcome> {
+    task.params.validate()?;
+    cancel.check()?;
+    let mut retries = 0;
+    loop {
+        let plan = Plan::new(model, task, pictures.len() as i64)?;
+        let outcome = match guarded(|| plan.run(model, pictures, task, cancel)) {
+            Err(Error::OutOfMemory(reason)) => {
+                memory::release_cached(model.device);
+                let pixels = plan.pixels();
+                if plan.is_smallest() {
+                    let reason =
+                        format!("{reason}; a tile of one pixel, with what the model sees around it, is too much");
+                    return Err(Error::OutOfMemory(reason));
+                }
+                model.most = Some(pixels / 2);
+                retries += 1;
+                continue;
+            }
+            outcome => outcome?,
+        };
+        return Ok(Outcome { retries, ..outcome });
+    }
+}
 
-    let output = Tensor::empty([1, 3, full_height * scale, full_width * scale], (Kind::Float, model.device));
-    let mut redone = false;
-    let (tile, pad) = (up(params.tile), up(params.tile_pad));
-    for row in spans(full_height, tile, pad) {
-        for column in spans(full_width, tile, pad) {
-            cancel.check()?;
-            let part = |x: &Tensor, rows: &std::ops::Range<i64>, columns: &std::ops::Range<i64>, scale: i64| {
-                x.narrow(2, rows.start * scale, (rows.end - rows.start) * scale).narrow(
-                    3,
-                    columns.start * scale,
-                    (columns.end - columns.start) * scale,
-                )
-            };
-            let (piece, again) = model.run(&part(&padded, &row.seen, &column.seen, 1), cancel)?;
-            redone |= again;
-            let rows = row.kept.start - row.seen.start..row.kept.end - row.seen.start;
-            let columns = column.kept.start - column.seen.start..column.kept.end - column.seen.start;
-            part(&output, &row.kept, &column.kept, scale).copy_(&part(&piece, &rows, &columns, scale));
+/// How a picture is cut, and what it is run through.
+struct Plan {
+    sides: [Side; 2],
+    counts: [i64; 2],
+    pad: i64,
+    /// Whether the network looks at it.
+    is_run: bool,
+}
+
+impl Plan {
+    fn new(model: &Model, task: &Task, pictures: i64) -> Result<Self> {
+        let Params { min_scale, tile, tile_pad, pre_pad, .. } = task.params;
+        let from = [task.from.height(), task.from.width()];
+        let grown = [0, 1].map(|i| task.size[i] as f64 / from[i] as f64);
+        let is_run = grown[0].max(grown[1]) > min_scale;
+        let architecture = model.architecture();
+        let pad = match (is_run, tile_pad) {
+            (false, _) => 0,
+            (true, -1) => architecture.reach(),
+            (true, pad) => pad,
+        };
+        let side = |i: usize| Side {
+            from: from[i],
+            to: task.size[i],
+            scale: if is_run { architecture.scale() } else { 1 },
+            multiple: if is_run { architecture.multiple() } else { 1 },
+            extra: if is_run { pre_pad } else { 0 },
+        };
+        let sides = [side(0), side(1)];
+        let most = most_pixels(model, task, pictures, pad)?;
+        let counts = sides.map(|side| if tile == 0 { 1 } else { (side.from + tile - 1) / tile });
+        let mut plan = Self { sides, counts, pad, is_run };
+        if tile == 0 || model.most.is_some_and(|most| plan.pixels() > most) {
+            plan.counts = plan.fewest(most);
+        }
+        Ok(plan)
+    }
+
+    /// The length of the longest tile along a side that is cut into `count`.
+    fn length(&self, side: usize, count: i64) -> i64 {
+        let Side { from, extra, .. } = self.sides[side];
+        if count == 1 { from + extra } else { ((from + count - 1) / count + 2 * self.pad).min(from + extra) }
+    }
+
+    /// The pixels of the largest tile.
+    fn pixels(&self) -> i64 {
+        self.length(0, self.counts[0]) * self.length(1, self.counts[1])
+    }
+
+    fn is_smallest(&self) -> bool {
+        self.counts == self.sides.map(|side| side.from)
+    }
+
+    /// How many tiles along each side have the least to compute, while none has more than `most` pixels.
+    fn fewest(&self, most: i64) -> [i64; 2] {
+        let [height, width] = self.sides.map(|side| side.from);
+        let mut best = ([height, width], i64::MAX);
+        for rows in 1..=height {
+            let length = self.length(0, rows);
+            let room = (most / length).min(self.length(1, 1));
+            let columns = if room >= self.length(1, 1) { 1 } else { (width - 1) / (room - 2 * self.pad).max(1) + 1 };
+            if columns > width || length * self.length(1, columns) > most {
+                continue;
+            }
+            let all = rows * length * columns * self.length(1, columns);
+            if all < best.1 {
+                best = ([rows, columns], all);
+            }
+        }
+        best.0
+    }
+
+    fn run(&self, model: &mut Model, pictures: &[Tensor], task: &Task, cancel: &Cancel) -> Result<Outcome> {
+        let mut canvases: Vec<_> = pictures.iter().map(|_| Canvas::new(&task.to, model.device)).collect();
+        blacken(&mut canvases, task, model.device);
+        let alpha = self.alpha(pictures, task);
+        let [rows, columns] = [0, 1].map(|i| self.sides[i].spans(self.counts[i], self.pad));
+        let mut mosaic = Mosaic::new(task.size[1]);
+        let (mut tiles, mut redone) = (0, false);
+        for row in &rows {
+            for column in &columns {
+                cancel.check()?;
+                let (tile, again) = self.tile(model, pictures, task, row, column, &alpha, cancel)?;
+                mosaic.put(&tile, row, column, task.origin, &mut canvases);
+                tiles += pictures.len() as u64;
+                redone |= again;
+            }
+        }
+        let pictures = canvases.into_iter().map(Canvas::finish).collect();
+        Ok(Outcome { pictures, tiles, retries: 0, redone: redone.then(|| model.dtype()) })
+    }
+
+    /// A tile of all pictures, (n, 3 or 4, rows, columns) in float32, and whether float32 had to help.
+    #[allow(clippy::too_many_arguments)]
+    fn tile(
+        &self,
+        model: &mut Model,
+        pictures: &[Tensor],
+        task: &Task,
+        row: &Span,
+        column: &Span,
+        alpha: &Alpha,
+        cancel: &Cancel,
+    ) -> Result<(Tensor, bool)> {
+        let [height, width] = self.sides.map(|side| side.from);
+        let seen = [row.seen.start..row.seen.end.min(height), column.seen.start..column.seen.end.min(width)];
+        let [rows, columns] = seen.clone();
+        let read = |bytes: &Tensor| pixels::read(bytes, &task.from, rows.clone(), columns.clone());
+        let given = Tensor::cat(&pictures.iter().map(read).collect::<Vec<_>>(), 0);
+        let given = extend(&given, column.seen.end - seen[1].end, row.seen.end - seen[0].end);
+        let (output, mut redone) = self.enlarge(model, &given.narrow(1, 0, 3), row, column, cancel)?;
+        let alpha = match alpha {
+            Alpha::None => return Ok((output, redone)),
+            Alpha::Flat(values) => values.expand([-1, -1, output.size()[2], output.size()[3]], false),
+            // The networks know three channels: alpha goes in as a grey picture.
+            Alpha::Picture => {
+                let grey = given.narrow(1, 3, 1).expand([-1, 3, -1, -1], false);
+                let (grey, again) = self.enlarge(model, &grey, row, column, cancel)?;
+                redone |= again;
+                grey.mean_dim([1i64].as_slice(), true, Kind::Float)
+            }
+        };
+        Ok((Tensor::cat(&[output, alpha], 1), redone))
+    }
+
+    /// What `row` and `column` give of what they see: (n, 3, rows, columns), a tensor of its own.
+    fn enlarge(
+        &self,
+        model: &mut Model,
+        x: &Tensor,
+        row: &Span,
+        column: &Span,
+        cancel: &Cancel,
+    ) -> Result<(Tensor, bool)> {
+        let (x, redone) = if self.is_run { model.run(x, cancel)? } else { (x.shallow_clone(), false) };
+        cancel.check()?;
+        let [rows, columns] = self.sides;
+        let used = |span: &Span, side: &Side| {
+            (span.used.start - span.seen.start * side.scale, span.used.end - span.used.start)
+        };
+        let ((top, height), (left, width)) = (used(row, &rows), used(column, &columns));
+        let x = x.narrow(2, top, height).narrow(3, left, width);
+        let x = rows.resampler().resample(&x, 2, row.used.start, &row.given);
+        Ok((columns.resampler().resample(&x, 3, column.used.start, &column.given), redone))
+    }
+
+    /// What is to be done about the pictures' alpha.
+    fn alpha(&self, pictures: &[Tensor], task: &Task) -> Alpha {
+        if !task.from.has_alpha() || !task.to.has_alpha() {
+            return Alpha::None;
+        }
+        let (height, width) = (task.from.height(), task.from.width());
+        const ROWS: i64 = 64;
+        let flat = |bytes: &Tensor| {
+            let mut value = None;
+            for first in (0..height).step_by(ROWS as usize) {
+                let alpha =
+                    pixels::read(bytes, &task.from, first..(first + ROWS).min(height), 0..width).narrow(1, 3, 1);
+                let (least, most) = (alpha.min().double_value(&[]), alpha.max().double_value(&[]));
+                if least != most || *value.get_or_insert(least) != least {
+                    return None;
+                }
+            }
+            value.map(|value| value as f32)
+        };
+        match pictures.iter().map(flat).collect::<Option<Vec<_>>>() {
+            Some(values) => {
+                Alpha::Flat(Tensor::from_slice(&values).view([-1, 1, 1, 1]).to_device(pictures[0].device()))
+            }
+            None => Alpha::Picture,
         }
     }
+}
 
-    let output = output.narrow(2, 0, height * scale).narrow(3, 0, width * scale);
-    let factor = params.factor(scale);
-    let size = [scaled(height, factor), scaled(width, factor)];
-    if output.size()[2..] == size {
-        return Ok((output, redone));
+/// How a picture's alpha becomes larger.
+enum Alpha {
+    /// There is none, or nobody wants it.
+    None,
+    /// It is the same everywhere: (n, 1, 1, 1).
+    Flat(Tensor),
+    /// It is a picture itself.
+    Picture,
+}
+
+/// The most pixels that a tile may have.
+fn most_pixels(model: &Model, task: &Task, pictures: i64, pad: i64) -> Result<i64> {
+    let Params { max_memory, .. } = task.params;
+    let budget = match max_memory {
+        0 => memory::available(model.device) / 10 * 9,
+        bytes => bytes,
+    };
+    // What goes in and comes out is there as bytes, the latter perhaps twice.
+    let fixed = pictures * (task.from.size() + 2 * task.to.size()) as i64;
+    let each = pictures * model.bytes_per_pixel();
+    let most = (i64::try_from(budget).unwrap_or(i64::MAX) - fixed) / each;
+    let least = (1 + 2 * pad).min(task.from.height()) * (1 + 2 * pad).min(task.from.width());
+    if max_memory > 0 && most < least {
+        return Err(Error::Budget {
+            limit: format!("max-memory={max_memory}"),
+            what: format!("{pictures} frames of {}x{} at once", task.from.width(), task.from.height()),
+            needed: (fixed + least * each) as u64,
+            remedy: "tile-pad, batch-size or the size of the output can be lowered".into(),
+        });
     }
-    Ok((output.internal_upsample_bicubic2d_aa(size, false, None::<f64>, None::<f64>), redone))
+    let most = most.min(model.most.unwrap_or(i64::MAX));
+    Ok(if model.device == Device::Cpu { most.min(CPU_PIXELS) } else { most }.max(1))
+}
+
+/// Makes what lies around the picture black.
+fn blacken(canvases: &mut [Canvas], task: &Task, device: Device) {
+    let ([top, left], [height, width]) = (task.origin, task.size);
+    let (below, behind) = (task.to.height() - top - height, task.to.width() - left - width);
+    let black = Tensor::zeros([1, 1, 1], (Kind::Float, device));
+    for canvas in canvases {
+        let mut black = |row, column, height, width| canvas.put(&black.expand([3, height, width], false), row, column);
+        black(0, 0, top, task.to.width());
+        black(top + height, 0, below, task.to.width());
+        black(top, 0, height, left);
+        black(top, left + width, height, behind);
+    }
 }
 
 /// Adds pixels on the right and at the bottom: the picture mirrored about its last pixel, or, where it is too small

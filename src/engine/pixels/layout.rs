@@ -112,6 +112,17 @@ impl Layout {
         layout.is_possible().then_some(layout)
     }
 
+    /// 8-bit RGB, or RGBA, of full range, pixel beside pixel without padding.
+    ///
+    /// None for a size of 0.
+    pub fn rgb(width: usize, height: usize, has_alpha: bool) -> Option<Self> {
+        let channels = if has_alpha { 4 } else { 3 };
+        let samples = Samples { depth: 8, bytes: 1, shift: 0, big_endian: false };
+        let component = |offset| Component { offset, pixel: channels, row: width * channels };
+        let components = (0..channels).map(component).collect();
+        Self::new((width, height), width * height * channels, samples, components, Colour::Rgb, Range::Full)
+    }
+
     fn is_possible(&self) -> bool {
         let Samples { depth, bytes, shift, .. } = self.samples;
         let inside = |(index, component): (usize, &Component)| {

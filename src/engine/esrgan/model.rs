@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MPL-2.0
+//! A loaded model: its network, and what is known of how it runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{Architecture, Network, open};
+use crate::engine::cache::{Cache, Key};
+use crate::engine::device::kind_name;
+use crate::engine::worker::{Cancel, Worker};
+use crate::engine::{Error, Result};
+
+/// A loaded model.
+pub struct Model {
+    path: PathBuf,
+    architecture: Architecture,
+    network: Network,
+    pub(super) device: Device,
+    kind: Kind,
+    /// The same network in float32, once it was needed.
+    exact: Option<Network>,
+    /// The most pixels of a tile that the device's memory can hold, once they were too many.
+    pub(super) most: Option<i64>,
+}
+
+impl Model {
+    /// Loads the model in the file `path` (`.safetensors` or `.pth`). `cancel` ends the loading between two tensors.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
+    pub fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        let (network, architecture) = load(path, device, kind, cancel)?;
+        Ok(Self { path: path.into(), architecture, network, device, kind, exact: None, most: None })
+    }
+
+    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody
+    /// has.
+    pub fn shared(path: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+        static CACHE: Cache<Model> = Cache::new();
+        CACHE.get(Key::new(path, device, kind), || {
+            let path = path.to_path_buf();
+            Worker::spawn("realesrgan", move |loading| Self::load(&path, device, kind, &loading.cancel))
+        })
+    }
+
+    /// The network that it is.
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// A picture's bytes, on the model's device.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn upload(&self, bytes: &[u8]) -> Result<Tensor> {
+        let length = [bytes.len() as i64];
+        Ok(Tensor::f_from_data_size(bytes, &length, Kind::Uint8)?.f_to_device(self.device)?)
+    }
+
+    /// The precision that it computes in: fp32, fp16 or bf16.
+    pub(super) fn dtype(&self) -> &'static str {
+        kind_name(self.kind)
+    }
+
+    /// Bytes that a tile takes for each of its pixels.
+    pub(super) fn bytes_per_pixel(&self) -> i64 {
+        self.architecture.values_per_pixel() * self.kind.elt_size_in_bytes() as i64
+    }
+
+    /// Runs the network on pictures (n, 3, h, w) in float32; gives float32 in [0, 1], and whether the model's own
+    /// precision did not suffice.
+    pub(super) fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<(Tensor, bool)> {
+        let x = &channels_last(x);
+        let result = self.network.forward(&x.to_kind(self.kind), cancel)?.to_kind(Kind::Float);
+        if is_finite(&result) {
+            return Ok((clamped(result), false));
+        }
+        if self.kind != Kind::Float {
+            if self.exact.is_none() {
+                self.exact = Some(load(&self.path, self.device, Kind::Float, cancel)?.0);
+            }
+            if let Some(exact) = &self.exact {
+                let result = exact.forward(x, cancel)?;
+                if is_finite(&result) {
+                    return Ok((clamped(result), true));
+                }
+            }
+        }
+        Err(Error::model(
+            &self.path,
+            "the network gives numbers that are not finite, even in fp32: its weights are broken",
+        ))
+    }
+}
+
+fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Network, Architecture)> {
+    let (weights, architecture) = open(path, device, kind, cancel)?;
+    let network = Network::new(weights.root(), architecture);
+    weights.finish()?;
+    Ok((network, architecture))
+}
+
+/// The same tensor with a pixel's channels beside one another, the order that convolutions are fastest in. What is
+/// computed from it keeps the order.
+fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+fn clamped(mut x: Tensor) -> Tensor {
+    x.clamp_(0.0, 1.0)
+}
+
+/// Whether all numbers are. Their sum is finite if they are, unless they are very large.
+fn is_finite(x: &Tensor) -> bool {
+    x.sum(Kind::Float).double_value(&[]).is_finite() || x.isfinite().all().int64_value(&[]) == 1
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Frames on their way through the model: gathered to batches, worked on, given out in order, each exactly once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gst_video::{VideoFrameRef, VideoInfo};
+
+use crate::engine::Result;
+use crate::engine::bytes::Bytes;
+use crate::engine::esrgan::{Model, Task, run};
+use crate::engine::worker::{Cancel, Reply, Worker};
+use crate::video;
+
+/// What was negotiated.
+#[derive(Debug)]
+pub struct Format {
+    /// The input.
+    pub input: VideoInfo,
+    /// The output.
+    pub output: VideoInfo,
+    /// What is made of a frame.
+    pub task: Task,
+}
+
+/// A frame on its way.
+struct Pending {
+    /// The buffer that comes out, with everything but the picture.
+    shell: gst::Buffer,
+    /// Whether the picture is that of the frame before.
+    repeats: bool,
+}
+
+/// Frames that run through the network at once.
+struct Batch {
+    frames: Vec<Pending>,
+    /// For those that don't repeat another.
+    reply: Option<Reply<Made>>,
+}
+
+/// What the model's thread gives back.
+struct Made {
+    pictures: Vec<Bytes>,
+    tiles: u64,
+    retries: u64,
+    redone: Option<&'static str>,
+    took: Duration,
+}
+
+/// What can be told of frames that came out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stats {
+    /// Frames that came out.
+    pub frames: u64,
+    /// Those among them that repeated the one before.
+    pub repeated: u64,
+    /// Tiles that ran through the network.
+    pub tiles: u64,
+    /// How often tiles had to become smaller.
+    pub retries: u64,
+    /// How long the model was at work.
+    pub took: Duration,
+}
+
+/// What has happened to a batch besides its pictures.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Incident {
+    /// Tiles had to become smaller.
+    pub has_shrunk: bool,
+    /// The precision whose range did not suffice.
+    pub redone: Option<&'static str>,
+}
+
+/// Frames on their way. Only the streaming thread has it in hand, so that nothing overtakes anything.
+pub struct Queue {
+    worker: Arc<Worker<Model>>,
+    batch_size: usize,
+    /// Batches that the model may have in work while the next is gathered.
+    depth: usize,
+    skip_static: bool,
+    gathered: Vec<Pending>,
+    fresh: Vec<Arc<Vec<u8>>>,
+    working: VecDeque<Batch>,
+    ready: VecDeque<gst::Buffer>,
+    /// The last picture that came in.
+    last_input: Option<Arc<Vec<u8>>>,
+    /// The last that came out.
+    last_output: Option<gst::Memory>,
+    /// What came out so far.
+    pub stats: Stats,
+}
+
+impl Queue {
+    /// An empty queue before the model of `worker`.
+    pub fn new(worker: Arc<Worker<Model>>, batch_size: usize, depth: usize, skip_static: bool) -> Self {
+        Self {
+            worker,
+            batch_size,
+            depth,
+            skip_static,
+            gathered: Vec::new(),
+            fresh: Vec::new(),
+            working: VecDeque::new(),
+            ready: VecDeque::new(),
+            last_input: None,
+            last_output: None,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Frames that come in before the first goes out.
+    pub fn latency(&self) -> u64 {
+        (self.batch_size * (self.depth + 1) - 1) as u64
+    }
+
+    /// Takes a frame; its picture is copied. `shell` is the buffer that comes out for it.
+    pub fn take(
+        &mut self,
+        frame: &VideoFrameRef<&gst::BufferRef>,
+        shell: gst::Buffer,
+        format: &Arc<Format>,
+        cancel: &Cancel,
+    ) {
+        let bytes = Arc::new(video::pack(frame, &format.input));
+        let repeats = self.skip_static && self.last_input.as_ref() == Some(&bytes);
+        self.gathered.push(Pending { shell, repeats });
+        if !repeats {
+            self.last_input = Some(bytes.clone());
+            self.fresh.push(bytes);
+        }
+        if self.gathered.len() >= self.batch_size {
+            self.send(format, cancel);
+        }
+    }
+
+    /// Sends what is gathered to the model.
+    pub fn send(&mut self, format: &Arc<Format>, cancel: &Cancel) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let frames = std::mem::take(&mut self.gathered);
+        let fresh = std::mem::take(&mut self.fresh);
+        let (job, cancel) = (format.clone(), cancel.clone());
+        let reply = (!fresh.is_empty()).then(|| {
+            self.worker.submit(move |model| {
+                let start = Instant::now();
+                let inputs: Vec<_> = fresh.iter().map(|bytes| model.upload(bytes)).collect::<Result<_>>()?;
+                let outcome = run(model, &inputs, &job.task, &cancel)?;
+                let pictures = outcome.pictures.iter().map(Bytes::new).collect::<Result<_>>()?;
+                let (tiles, retries, redone) = (outcome.tiles, outcome.retries, outcome.redone);
+                Ok(Made { pictures, tiles, retries, redone, took: start.elapsed() })
+            })
+        });
+        self.working.push_back(Batch { frames, reply });
+    }
+
+    /// Batches in work that must be waited for: all but those that the model may have in hand, or, to `drain` it, all.
+    pub fn due(&self, drain: bool) -> usize {
+        self.working.len().saturating_sub(if drain { 0 } else { self.depth })
+    }
+
+    /// Waits for the oldest batch; its frames are ready then.
+    ///
+    /// # Errors
+    /// That of the model. Its frames are lost, and the stream with them.
+    pub fn wait(&mut self, cancel: &Cancel) -> Result<Incident> {
+        let Some(batch) = self.working.pop_front() else { return Ok(Incident::default()) };
+        let made = batch.reply.map(|reply| reply.wait_or(cancel)).transpose()?;
+        let mut incident = Incident::default();
+        let mut pictures = Vec::new();
+        if let Some(made) = made {
+            incident = Incident { has_shrunk: made.retries > 0, redone: made.redone };
+            self.stats.tiles += made.tiles;
+            self.stats.retries += made.retries;
+            self.stats.took += made.took;
+            pictures = made.pictures;
+        }
+        let mut pictures = pictures.into_iter();
+        for Pending { mut shell, repeats } in batch.frames {
+            let picture = if repeats {
+                self.stats.repeated += 1;
+                self.last_output.clone().expect("the frame before came out")
+            } else {
+                gst::Memory::from_mut_slice(pictures.next().expect("as many pictures come out as went in"))
+            };
+            self.stats.frames += 1;
+            if self.skip_static {
+                self.last_output = Some(picture.clone());
+            }
+            shell.make_mut().append_memory(picture);
+            self.ready.push_back(shell);
+        }
+        Ok(incident)
+    }
+
+    /// The next frame that is done.
+    pub fn next(&mut self) -> Option<gst::Buffer> {
+        self.ready.pop_front()
+    }
+
+    /// Forgets all frames.
+    pub fn clear(&mut self) {
+        self.gathered.clear();
+        self.fresh.clear();
+        self.working.clear();
+        self.ready.clear();
+        self.forget();
+    }
+
+    /// Forgets what the last frame was: what comes now is of another format.
+    pub fn forget(&mut self) {
+        self.last_input = None;
+        self.last_output = None;
+    }
+}
