@@ -266,7 +266,7 @@ fn what_is_read_is_what_gstreamer_unpacks() {
                 let wanted = tensor(&exact_rgb(&bytes, &info, style), size, info.has_alpha());
                 assert_eq!(seen.size(), wanted.size());
                 let far = ((seen - wanted).abs().max() * max).double_value(&[]);
-                if !(far <= limit) {
+                if far > limit {
                     failures.push(format!(
                         "{format:?} {size:?} {:?} {:?}: {far} levels",
                         info.colorimetry(),
@@ -293,7 +293,7 @@ fn what_is_written_is_what_gstreamer_packs() {
                 let ours = engine_write(&tensor(&pixels, size, true), &info);
                 let theirs = exact_write(&pixels, &info, style);
                 let far = difference(&ours, &theirs, &info, style);
-                if !(far <= 1) {
+                if far > 1 {
                     failures.push(format!(
                         "{format:?} {size:?} {:?} {:?}: {far} levels",
                         info.colorimetry(),
@@ -324,7 +324,7 @@ fn every_pair_of_formats_agrees() {
                 // Numbers of 10 and 12 bits are filled up and rounded to 16 bits there before they are multiplied.
                 // The difference is a sixteenth of a level of 10 bits.
                 let limit = if (10..=12).contains(&depth) && to.format_info().depth()[0] == 16 { 4 } else { 1 };
-                if !(far <= limit) {
+                if far > limit {
                     failures.push(format!("{:?} to {:?}: {far} levels", from.format(), to.format()));
                 }
             }
