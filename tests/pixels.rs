@@ -255,8 +255,12 @@ fn what_is_read_is_what_gstreamer_unpacks() {
     for &format in SCALE_FORMATS {
         let depth = VideoFormatInfo::from_format(format).depth()[0];
         let max = f64::from((1u32 << depth) - 1);
-        // Chroma of more than 8 bits is rounded twice to 16 bits there, and multiplied by about two.
-        let limit = if depth == 8 { 0.001 } else { 0.02 + 8.0 * max / 65535.0 };
+        // Numbers of 10 and 12 bits are filled up to 16 bits there, chroma is rounded twice, and multiplied by about two.
+        let limit = match depth {
+            8 => 0.001,
+            16 => 0.02,
+            _ => 0.02 + 4.0 * max / 65535.0,
+        };
         for style in styles(format) {
             for size in SIZES {
                 let info = info(format, size, style);
