@@ -6,8 +6,9 @@ use tch::{Device, Kind, Tensor};
 use super::chroma;
 use super::layout::{Colour, Layout};
 
-/// How many pixels are float at a time: few enough to stay in a processor's cache, or many enough to keep a GPU busy.
-const PIXELS_CPU: i64 = 1 << 15;
+/// How many pixels are float at a time: few enough to stay in a processor's cache, though enough for libtorch to use
+/// several threads; or many enough to keep a GPU busy.
+const PIXELS_CPU: i64 = 1 << 18;
 const PIXELS_GPU: i64 = 1 << 21;
 
 /// A picture that is written part by part.
@@ -156,5 +157,68 @@ impl Canvas {
             chroma = (chroma * (1.0 / scale)).g_add_scalar_(0.5).clamp_max_(layout.max());
         }
         (0..2).for_each(|index| layout.store(&self.bytes, 1 + index, row, 0, &chroma.get(index as i64)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{Component, Range, Samples, Site, Subsampling};
+    use super::*;
+
+    fn planes(count: usize, length: usize, row: usize) -> Vec<Component> {
+        (0..count).map(|i| Component { offset: i * length, pixel: 1, row }).collect()
+    }
+
+    const BYTES: Samples = Samples { depth: 8, bytes: 1, shift: 0, big_endian: false };
+
+    fn written(layout: &Layout, values: &[f32]) -> Vec<u8> {
+        let mut canvas = Canvas::new(layout, Device::Cpu);
+        let rgb = Tensor::from_slice(values).view([-1, layout.height(), layout.width()]);
+        canvas.put(&rgb, 0, 0);
+        Vec::try_from(canvas.finish()).unwrap()
+    }
+
+    #[test]
+    fn values_are_clamped_and_rounded() {
+        let layout = Layout::new((2, 1), 6, BYTES, planes(3, 2, 2), Colour::Rgb, Range::Full).unwrap();
+        let values = [-1.0, 2.0, 0.499 / 255.0, 0.501 / 255.0, 254.6 / 255.0, 0.5];
+        assert_eq!(written(&layout, &values), [0, 255, 0, 1, 255, 128]);
+        let limited = Layout::new((2, 1), 6, BYTES, planes(3, 2, 2), Colour::Rgb, Range::Limited).unwrap();
+        assert_eq!(written(&limited, &[-1.0, 2.0, 0.0, 1.0, 0.5, 0.5]), [16, 235, 16, 235, 126, 126]);
+    }
+
+    #[test]
+    fn bytes_come_in_the_order_of_the_layout() {
+        for (big_endian, bytes) in [(false, [0x00, 0xff, 0xc0, 0xff]), (true, [0xff, 0x00, 0xff, 0xc0])] {
+            let samples = Samples { depth: 10, bytes: 2, shift: 6, big_endian };
+            let places = vec![Component { offset: 0, pixel: 2, row: 4 }];
+            let colour = Colour::Gray { kr: 0.299, kb: 0.114 };
+            let layout = Layout::new((2, 1), 4, samples, places, colour, Range::Full).unwrap();
+            assert_eq!(written(&layout, &[1020.0 / 1023.0, 1.0].repeat(3)), bytes);
+        }
+    }
+
+    #[test]
+    fn the_strongest_blue_and_red_do_not_wrap_around() {
+        let colour = Colour::Yuv { kr: 0.299, kb: 0.114, subsampling: Subsampling::default(), site: Site::default() };
+        let layout = Layout::new((2, 1), 6, BYTES, planes(3, 2, 2), colour, Range::Full).unwrap();
+        assert_eq!(written(&layout, &[1.0, 0.0, 0.0, 0.0, 0.0, 1.0]), [76, 29, 85, 255, 255, 107]);
+    }
+
+    #[test]
+    fn bands_change_nothing() {
+        let subsampling = Subsampling { horizontal: true, vertical: true };
+        let colour = Colour::Yuv { kr: 0.2126, kb: 0.0722, subsampling, site: Site::default() };
+        let layout = Layout::new((7, 9), 3 * 63, BYTES, planes(3, 63, 7), colour, Range::Limited).unwrap();
+        let rgb = Tensor::rand([3, 9, 7], (Kind::Float, Device::Cpu));
+        let write = |band: i64| {
+            let mut canvas = Canvas { band, ..Canvas::new(&layout, Device::Cpu) };
+            canvas.put(&rgb, 0, 0);
+            canvas.finish()
+        };
+        let whole = write(1000);
+        for band in [1, 14, 30] {
+            assert_eq!(write(band), whole);
+        }
     }
 }

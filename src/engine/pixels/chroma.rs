@@ -66,3 +66,38 @@ pub(super) fn halve_cosited(x: &Tensor, dim: i64) -> Tensor {
 pub(super) fn drop(x: &Tensor, dim: i64) -> Tensor {
     x.slice(dim, 0, x.size()[dim as usize], 2)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(numbers: &[f32]) -> Tensor {
+        Tensor::from_slice(numbers).view([1, -1])
+    }
+
+    #[test]
+    fn numbers_between_pixels_are_doubled_by_quarters() {
+        assert_eq!(double(&row(&[0.0, 8.0]), 1, false, true), row(&[0.0, 2.0, 6.0, 8.0]));
+        assert_eq!(double(&row(&[0.0, 1.0]), 1, false, false), row(&[0.0, 0.25, 0.75, 1.0]));
+        assert_eq!(double(&row(&[5.0]), 1, false, true), row(&[5.0, 5.0]));
+    }
+
+    #[test]
+    fn numbers_on_pixels_stay_when_doubled() {
+        assert_eq!(double(&row(&[0.0, 1.0, 9.0]), 1, true, true), row(&[0.0, 1.0, 1.0, 5.0, 9.0, 9.0]));
+    }
+
+    #[test]
+    fn pairs_are_halved_to_their_means() {
+        assert_eq!(halve(&row(&[1.0, 2.0, 4.0, 4.0, 7.0]), 1), row(&[2.0, 4.0, 7.0]));
+        assert_eq!(halve(&row(&[1.0]), 1), row(&[1.0]));
+    }
+
+    #[test]
+    fn halving_to_the_first_pixel_looks_to_both_sides_but_at_the_ends() {
+        assert_eq!(halve_cosited(&row(&[0.0, 4.0, 8.0, 16.0, 0.0, 4.0]), 1), row(&[1.0, 9.0, 4.0]));
+        assert_eq!(halve_cosited(&row(&[0.0, 4.0, 8.0]), 1), row(&[1.0, 7.0]));
+        assert_eq!(halve_cosited(&row(&[0.0, 4.0]), 1), row(&[1.0]));
+        assert_eq!(halve_cosited(&row(&[3.0]), 1), row(&[3.0]));
+    }
+}

@@ -270,3 +270,37 @@ impl Layout {
         self.bytes(picture, index, true, &rows, &columns).copy_(&numbers.bitwise_right_shift_tensor_scalar(8));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORDS: Samples = Samples { depth: 10, bytes: 2, shift: 6, big_endian: false };
+
+    fn gray(size: (usize, usize), bytes: usize, samples: Samples, count: usize) -> Option<Layout> {
+        let places = vec![Component { offset: 2, pixel: 2, row: 8 }; count];
+        Layout::new(size, bytes, samples, places, Colour::Gray { kr: 0.299, kb: 0.114 }, Range::Limited)
+    }
+
+    #[test]
+    fn what_can_not_be_is_refused() {
+        // The last row needs no padding: 2 + 2 rows of 8 + 3 numbers of 2 bytes.
+        let layout = gray((3, 3), 24, WORDS, 1).unwrap();
+        assert_eq!((layout.width(), layout.height(), layout.size(), layout.depth()), (3, 3, 24, 10));
+        assert!(layout.is_gray() && !layout.has_alpha() && !layout.is_subsampled());
+        assert_eq!(gray((3, 3), 23, WORDS, 1), None);
+        assert_eq!(gray((0, 3), 24, WORDS, 1), None);
+        assert_eq!(gray((3, 3), 24, WORDS, 3), None);
+        assert_eq!(gray((3, 3), 24, Samples { shift: 7, ..WORDS }, 1), None);
+        assert_eq!(gray((3, 3), 24, Samples { bytes: 1, ..WORDS }, 1), None);
+        assert_eq!(gray((3, 3), 24, Samples { depth: 4, ..WORDS }, 1), None);
+    }
+
+    #[test]
+    fn ranges_grow_with_the_depth() {
+        let layout = gray((3, 3), 24, WORDS, 1).unwrap();
+        assert_eq!((layout.luma(), layout.chroma()), ((64.0, 876.0), (512.0, 896.0)));
+        let full = Layout { range: Range::Full, ..layout };
+        assert_eq!((full.luma(), full.chroma()), ((0.0, 1023.0), (512.0, 1023.0)));
+    }
+}

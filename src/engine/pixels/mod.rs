@@ -6,7 +6,8 @@
 //!
 //! The steps are those of GStreamer's converter on its general path, and roundings are where it has them: chroma is
 //! brought to full resolution by a linear filter that knows where chroma lies, first along the row, and is rounded after
-//! each direction. The matrices differ: here they are exact, there they have 8 bits.
+//! each direction. The matrices differ: here they are exact; there they have 8 bits, which is up to 6 levels of 8 bits and
+//! makes grey of limited range darker.
 
 mod canvas;
 mod chroma;
