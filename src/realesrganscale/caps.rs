@@ -33,16 +33,15 @@ pub fn transform(direction: gst::PadDirection, caps: &gst::Caps, factor: Option<
     let is_free = factor.is_some_and(|factor| !factor.is_set);
     let any = |structure: &gst::StructureRef| is_free.then(|| of_any_size(structure));
     let mut others = gst::Caps::new_empty();
-    let others_mut = others.make_mut();
     // Rather the right size than the right format: conversions cost nothing beside the network.
     for size in [&scaled as &dyn Fn(&gst::StructureRef) -> Option<gst::Structure>, &any] {
         for format in [Clone::clone, of_any_format] {
             for (structure, features) in caps.iter_with_features() {
                 if let Some(mut other) = size(structure).map(|other| format(&other)) {
                     other.set("interlace-mode", "progressive");
-                    let known = others_mut.iter_with_features();
-                    if !known.into_iter().any(|(known, of)| of == features && other.is_subset(known)) {
-                        others_mut.append_structure_full(other, Some(features.to_owned()));
+                    let other = gst::Caps::builder_full().structure_with_features(other, features.to_owned()).build();
+                    if !other.is_subset(&others) {
+                        others.merge(other);
                     }
                 }
             }
