@@ -19,7 +19,7 @@ use super::meta;
 use super::queue::{Format, Incident, Queue, Stats};
 use super::settings::{self, Settings};
 use crate::engine::device::{DeviceChoice, kind_name};
-use crate::engine::esrgan::{Architecture, Model, Task, inspect};
+use crate::engine::esrgan::{Architecture, Model, ModelFile, Task, inspect};
 use crate::engine::worker::Cancel;
 use crate::engine::{Error, Result};
 use crate::progress::Progress;
@@ -84,7 +84,8 @@ impl RealEsrganScale {
         let error = |err: Error| errors::message(&err);
         settings.validate().map_err(error)?;
         let path = self.model_path(&settings)?;
-        let architecture = inspect(&path).map_err(error)?;
+        let file = ModelFile::blended(&path, settings.denoise_strength).map_err(error)?;
+        let architecture = inspect(&file).map_err(error)?;
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
         let device = choice.resolve().map_err(error)?;
         let kind = settings.precision().kind(device);
@@ -95,7 +96,7 @@ impl RealEsrganScale {
         let closing = Cancel::default();
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         let load = Progress::start(element, "load-model", format!("Loading {name}"), &closing);
-        let worker = Model::shared(&path, device, kind);
+        let worker = Model::shared(file, device, kind);
         // The first job comes when the model is loaded. If it can't be, the first frame's job says why.
         let token = closing.clone();
         drop(worker.submit(move |_| {

@@ -18,6 +18,8 @@ const MAX_BATCH: i64 = 64;
 pub struct Settings {
     /// The model's file; `None` is the one that comes with the plugin.
     pub model_path: Option<PathBuf>,
+    /// The model's share of the weights; its partner has the rest.
+    pub denoise_strength: f64,
     /// How pictures are upscaled.
     pub params: Params,
     /// Frames that run through the network at once.
@@ -36,6 +38,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             model_path: None,
+            denoise_strength: 1.0,
             params: Params::default(),
             batch_size: 1,
             skip_static: true,
@@ -73,6 +76,13 @@ pub fn properties() -> Vec<glib::ParamSpec> {
             )
             .mutable_ready()
             .build(),
+        double(
+            "denoise-strength",
+            "Denoise strength",
+            "Share of the model's own weights, 0 (noise stays) to 1 (it goes); the rest is of its partner, the file \
+             beside it with wdn in its name, as realesr-general-x4v3 has one",
+            default.denoise_strength,
+        ),
         double(
             "outscale",
             "Output scale",
@@ -173,6 +183,7 @@ impl Settings {
         let int = || i64::from(value.get::<i32>().expect(TYPE));
         match name {
             "model-path" => self.model_path = text().map(PathBuf::from),
+            "denoise-strength" => self.denoise_strength = value.get().expect(TYPE),
             "outscale" => self.params.outscale = value.get().expect(TYPE),
             "min-scale" => self.params.min_scale = value.get().expect(TYPE),
             "add-borders" => self.add_borders = value.get().expect(TYPE),
@@ -194,6 +205,7 @@ impl Settings {
         let int = |value: i64| (value as i32).to_value();
         match name {
             "model-path" => self.model_path.as_ref().map(|path| path.to_string_lossy().into_owned()).to_value(),
+            "denoise-strength" => self.denoise_strength.to_value(),
             "outscale" => self.params.outscale.to_value(),
             "min-scale" => self.params.min_scale.to_value(),
             "add-borders" => self.add_borders.to_value(),

@@ -8,7 +8,10 @@
 use tch::Tensor;
 
 mod arch;
+mod file;
 mod model;
+mod names;
+mod others;
 mod params;
 mod resample;
 pub mod rrdbnet;
@@ -16,7 +19,8 @@ pub mod srvgg;
 mod tile;
 mod upscale;
 
-pub use arch::{Architecture, Network, Shapes, inspect, open};
+pub use arch::{Architecture, Network, Shapes};
+pub use file::{ModelFile, Partner, inspect, open};
 pub use model::Model;
 pub use params::{MAX_OUTSCALE, Params, scaled, unscaled};
 pub use upscale::{Outcome, Task, Upscaled, run, upscale};

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: MPL-2.0
 //! A loaded model: its network, and what is known of how it runs.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Architecture, Network, open};
-use crate::engine::cache::{Cache, Key};
+use super::{Architecture, ModelFile, Network, open};
+use crate::engine::cache::Cache;
 use crate::engine::device::kind_name;
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result};
 
 /// A loaded model.
 pub struct Model {
-    path: PathBuf,
+    file: ModelFile,
     architecture: Architecture,
     network: Network,
     pub(super) device: Device,
@@ -26,22 +25,23 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads the model in the file `path` (`.safetensors` or `.pth`). `cancel` ends the loading between two tensors.
+    /// Loads the model in a file (`.safetensors` or `.pth`), or between two. `cancel` ends the loading between two
+    /// tensors.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
-    pub fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
-        let (network, architecture) = load(path, device, kind, cancel)?;
-        Ok(Self { path: path.into(), architecture, network, device, kind, exact: None, most: None })
+    pub fn load(file: impl Into<ModelFile>, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        let file = file.into();
+        let (network, architecture) = load(&file, device, kind, cancel)?;
+        Ok(Self { file, architecture, network, device, kind, exact: None, most: None })
     }
 
-    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody
-    /// has.
-    pub fn shared(path: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+    /// The worker that owns the model in `file` on `device` in `kind`; loads it in the background, if nobody has.
+    pub fn shared(file: impl Into<ModelFile>, device: Device, kind: Kind) -> Arc<Worker<Self>> {
         static CACHE: Cache<Model> = Cache::new();
-        CACHE.get(Key::new(path, device, kind), || {
-            let path = path.to_path_buf();
-            Worker::spawn("realesrgan", move |loading| Self::load(&path, device, kind, &loading.cancel))
+        let file = file.into();
+        CACHE.get(file.key(device, kind), || {
+            Worker::spawn("realesrgan", move |loading| Self::load(file, device, kind, &loading.cancel))
         })
     }
 
@@ -79,7 +79,7 @@ impl Model {
         }
         if self.kind != Kind::Float {
             if self.exact.is_none() {
-                self.exact = Some(load(&self.path, self.device, Kind::Float, cancel)?.0);
+                self.exact = Some(load(&self.file, self.device, Kind::Float, cancel)?.0);
             }
             if let Some(exact) = &self.exact {
                 let result = exact.forward(x, cancel)?;
@@ -89,14 +89,14 @@ impl Model {
             }
         }
         Err(Error::model(
-            &self.path,
+            &self.file.path,
             "the network gives numbers that are not finite, even in fp32: its weights are broken",
         ))
     }
 }
 
-fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Network, Architecture)> {
-    let (weights, architecture) = open(path, device, kind, cancel)?;
+fn load(file: &ModelFile, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Network, Architecture)> {
+    let (weights, architecture) = open(file, device, kind, cancel)?;
     let network = Network::new(weights.root(), architecture);
     weights.finish()?;
     Ok((network, architecture))

@@ -64,8 +64,8 @@ impl Checkpoint {
         Ok(start == *b"PK\x03\x04" || start.starts_with(b"\x80\x02"))
     }
 
-    /// Opens a checkpoint and finds its state dict: the one under `params_ema`, else under `params`, else the
-    /// file's whole content. What is no tensor in it is left out.
+    /// Opens a checkpoint and finds its state dict: the one under `params_ema`, else under `params`, `state_dict` or
+    /// `model_state_dict`, else the file's whole content. What is no tensor in it is left out.
     ///
     /// # Errors
     /// [`Error::Io`] if the file can't be read, [`Error::Model`] if it is broken or wants to call what it must not.

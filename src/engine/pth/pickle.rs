@@ -13,6 +13,9 @@ use super::{Checked, View};
 
 /// The most bytes of one pickle: far more than the names of any network's tensors take.
 const MAX_PICKLE: usize = 64 << 20;
+/// Where trainers put a network's tensors, the best first.
+const STATE_DICTS: [&str; 4] = ["params_ema", "params", "state_dict", "model_state_dict"];
+
 /// What a pickle's stack holds. Whatever has parts is in the machine, by number, so that no depth of nesting makes
 /// anything recurse.
 #[derive(Clone)]
@@ -35,6 +38,7 @@ pub(super) enum Value {
 #[derive(Clone, Copy)]
 pub(super) enum Function {
     OrderedDict,
+    Counter,
     RebuildTensor,
     RebuildParameter,
 }
@@ -328,6 +332,8 @@ impl<'a> Machine<'a> {
         let arguments = &self.lists[*arguments];
         match (function, arguments.as_slice()) {
             (Function::OrderedDict, []) => Ok(self.dict()),
+            // What is counted is no tensor.
+            (Function::Counter, [] | [Value::Dict(_)]) => Ok(self.dict()),
             (Function::RebuildParameter, [Value::Tensor(tensor), ..]) => Ok(Value::Tensor(*tensor)),
             (Function::RebuildTensor, [Value::Storage(storage), offset, shape, strides, ..]) => {
                 let described = || {
@@ -380,7 +386,7 @@ impl<'a> Machine<'a> {
         content: &Value,
         place: impl Fn(&str) -> Checked<Range<usize>>,
     ) -> Checked<Vec<(String, View)>> {
-        let dict = ["params_ema", "params"].iter().find_map(|key| self.entry(content, key)).unwrap_or(content);
+        let dict = STATE_DICTS.iter().find_map(|key| self.entry(content, key)).unwrap_or(content);
         let Value::Dict(dict) = dict else { return Err("it holds no dictionary of tensors".into()) };
         let mut tensors = Vec::new();
         for (name, value) in &self.dicts[*dict] {
@@ -394,7 +400,14 @@ impl<'a> Machine<'a> {
                 _ => None,
             });
             let names: Vec<_> = names.take(8).collect();
-            return Err(format!("it holds no tensors under params_ema, params or by themselves, but {names:?}"));
+            if names.iter().any(|name| name.starts_with("optimizer") || *name == "param_groups") {
+                return Err(format!(
+                    "the state of a training ({}), with which it goes on, and not the network: that is in another file",
+                    names.join(", ")
+                ));
+            }
+            let places = STATE_DICTS.join(", ");
+            return Err(format!("it holds no tensors under {places} or by themselves, but {names:?}"));
         }
         Ok(tensors)
     }
@@ -451,6 +464,7 @@ fn integer(value: &Value) -> Option<i64> {
 /// The names that a checkpoint may use. Every other one is refused, and never looked up.
 fn global(module: &str, name: &str) -> Checked<Value> {
     Ok(match (module, name) {
+        ("collections", "Counter") => Value::Function(Function::Counter),
         ("collections", "OrderedDict") => Value::Function(Function::OrderedDict),
         ("torch._utils", "_rebuild_tensor_v2") => Value::Function(Function::RebuildTensor),
         ("torch._utils", "_rebuild_parameter") => Value::Function(Function::RebuildParameter),
@@ -464,6 +478,9 @@ fn global(module: &str, name: &str) -> Checked<Value> {
         ("torch", "CharStorage") => Value::StorageType(Kind::Int8),
         // Booleans are bytes of 0 and 1, which a file need not keep to.
         ("torch", "ByteStorage" | "BoolStorage") => Value::StorageType(Kind::Uint8),
+        _ if module.starts_with("__torch__") => {
+            return Err("a TorchScript program, and not a file of weights; nothing was run".into());
+        }
         _ => {
             let global: String = format!("{module}.{name}").chars().filter(|c| !c.is_control()).take(100).collect();
             return Err(format!(
