@@ -65,10 +65,11 @@ impl Architecture {
         match self {
             Self::RrdbNet(config) => {
                 let rrdbnet::Config { num_feat: feat, num_grow_ch: grow, doublings, unshuffle, .. } = *config;
-                // Behind the last doubling, or in the last convolution of a dense block.
-                (3 * feat * 4i64.pow(doublings as u32)).max(5 * feat + 8 * grow) / unshuffle.pow(2)
+                // At the last doubling, or in the last convolution of a dense block.
+                let doubled = feat * 4i64.pow(doublings as u32) * 9 / 4;
+                (doubled + feat).max(6 * feat + 8 * grow) / unshuffle.pow(2)
             }
-            Self::SrvggNetCompact(config) => config.num_feat * 3 + 9 * config.scale * config.scale,
+            Self::SrvggNetCompact(config) => 3 * config.num_feat + 3 * config.scale.pow(2),
         }
     }
 

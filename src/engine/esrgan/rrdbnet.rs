@@ -183,11 +183,15 @@ impl RrdbNet {
             features = block.forward(&features, cancel)?;
         }
         features = first + self.conv_body.forward(&features);
+        // Here the most is in memory: what is done with goes before the next is made.
         for conv in &self.conv_up {
             cancel.check()?;
-            features = leaky_relu(&conv.forward(&upsample(&features, 2)), SLOPE);
+            features = conv.forward(&upsample(&features, 2));
+            features = leaky_relu(&features, SLOPE);
         }
         cancel.check()?;
-        Ok(self.conv_last.forward(&leaky_relu(&self.conv_hr.forward(&features), SLOPE)))
+        features = self.conv_hr.forward(&features);
+        features = leaky_relu(&features, SLOPE);
+        Ok(self.conv_last.forward(&features))
     }
 }
