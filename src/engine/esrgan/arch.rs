@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: MPL-2.0
-//! Which network a file of weights holds, and the way from the one to the other.
+//! Which network a file's tensors are of, and the network itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::{rrdbnet, srvgg};
-use crate::engine::pth::Checkpoint;
-use crate::engine::weights::{Scope, Weights};
+use super::{others, rrdbnet, srvgg};
+use crate::engine::Result;
+use crate::engine::weights::Scope;
 use crate::engine::worker::Cancel;
-use crate::engine::{Error, Result};
 
 /// The names and shapes of a network's tensors.
 pub type Shapes = BTreeMap<String, Vec<i64>>;
@@ -31,25 +29,23 @@ impl Architecture {
     /// # Errors
     /// What was found instead.
     pub fn detect(shapes: &Shapes) -> Result<Self, String> {
+        // First, because some of them have all that an RRDBNet has.
+        if let Some(name) = others::named(shapes) {
+            return Err(name);
+        }
         if let Some(config) = rrdbnet::Config::detect(shapes)? {
             return Ok(Self::RrdbNet(config));
         }
         if let Some(config) = srvgg::Config::detect(shapes)? {
             return Ok(Self::SrvggNetCompact(config));
         }
-        let found = shapes.iter().take(4).map(|(name, shape)| format!("{name} {shape:?}"));
-        let found = found.collect::<Vec<_>>().join(", ");
-        Err(format!(
-            "neither an RRDBNet (conv_first, body.0.rdb1.conv1, …) nor an SRVGGNetCompact (body.0, body.2, …); \
-             its first of {} tensors are {found}",
-            shapes.len()
-        ))
+        Err(others::unknown(shapes))
     }
 
     /// The network's output size over its input size.
     pub fn scale(&self) -> i64 {
         match self {
-            Self::RrdbNet(config) => config.scale,
+            Self::RrdbNet(config) => config.scale(),
             Self::SrvggNetCompact(config) => config.scale,
         }
     }
@@ -57,7 +53,7 @@ impl Architecture {
     /// The sides of the network's input must be multiples of this.
     pub fn multiple(&self) -> i64 {
         match self {
-            Self::RrdbNet(config) => config.unshuffle(),
+            Self::RrdbNet(config) => config.unshuffle,
             Self::SrvggNetCompact(_) => 1,
         }
     }
@@ -67,7 +63,8 @@ impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Self::RrdbNet(config) => {
-                write!(f, "RRDBNet x{}, {} blocks of {} features", config.scale, config.num_block, config.num_feat)
+                let (scale, plus) = (config.scale(), if config.plus { " (ESRGAN+)" } else { "" });
+                write!(f, "RRDBNet{plus} x{scale}, {} blocks of {} features", config.num_block, config.num_feat)
             }
             Self::SrvggNetCompact(config) => {
                 write!(
@@ -109,72 +106,6 @@ impl Network {
     }
 }
 
-/// Reads from a file (`.safetensors` or `.pth`) which network it holds. The weights themselves are not read.
-///
-/// # Errors
-/// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
-pub fn inspect(path: &Path) -> Result<Architecture> {
-    let shapes: Shapes = if is_checkpoint(path)? {
-        let checkpoint = Checkpoint::open(path)?;
-        checkpoint.shapes().map(|(name, shape)| (current_name(name), shape.to_vec())).collect()
-    } else {
-        let weights = Weights::open(&[path.into()], Device::Cpu, Kind::Float, &Cancel::default())?;
-        weights.shapes().map(|(name, shape)| (current_name(name), shape)).collect()
-    };
-    Architecture::detect(&shapes).map_err(|reason| Error::model(path, reason))
-}
-
-/// Opens the weights in a file (`.safetensors` or `.pth`) under the names that the networks here use, and tells which
-/// network they are of. `cancel` ends the loading between two tensors.
-///
-/// # Errors
-/// As [`inspect`].
-pub fn open(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Weights, Architecture)> {
-    let weights = if is_checkpoint(path)? {
-        Weights::from_tensors(path, Checkpoint::open(path)?.tensors()?, device, kind)
-    } else {
-        Weights::open(&[path.into()], device, kind, cancel)?
-    };
-    let weights = weights.renamed(current_name);
-    let shapes: Shapes = weights.shapes().map(|(name, shape)| (name.into(), shape)).collect();
-    let architecture = Architecture::detect(&shapes).map_err(|reason| Error::model(path, reason))?;
-    Ok((weights, architecture))
-}
-
-/// Whether a file is to be read as a PyTorch checkpoint: because of its content, or, to refuse it, because of its name.
-fn is_checkpoint(path: &Path) -> Result<bool> {
-    let named = path.extension().is_some_and(|extension| extension == "pth" || extension == "pt");
-    Ok(Checkpoint::recognises(path)? || named)
-}
-
-/// The name that basicsr's RRDBNet has for a tensor of ESRGAN's own code, first (`model.1.sub.0.RDB1.conv1.0.weight`)
-/// or second (`RRDB_trunk.0.RDB1.conv1.weight`). Other names stay as they are.
-fn current_name(name: &str) -> String {
-    let parts: Vec<_> = name.split('.').collect();
-    match parts[..] {
-        ["model", layer, role] => {
-            let layer = match layer {
-                "0" => "conv_first",
-                "3" => "conv_up1",
-                "6" => "conv_up2",
-                "8" => "conv_hr",
-                "10" => "conv_last",
-                _ => return name.into(),
-            };
-            format!("{layer}.{role}")
-        }
-        ["model", "1", "sub", _, role @ ("weight" | "bias")] => format!("conv_body.{role}"),
-        ["model", "1", "sub", block, rdb, conv, "0", role] | ["RRDB_trunk", block, rdb, conv, role] => {
-            format!("body.{block}.{}.{conv}.{role}", rdb.to_lowercase())
-        }
-        ["trunk_conv", role] => format!("conv_body.{role}"),
-        ["upconv1", role] => format!("conv_up1.{role}"),
-        ["upconv2", role] => format!("conv_up2.{role}"),
-        ["HRconv", role] => format!("conv_hr.{role}"),
-        _ => name.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -183,47 +114,57 @@ mod tests {
         Architecture::detect(&shapes.iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect())
     }
 
+    /// What is found in an RRDBNet of two blocks with so many channels and doublings.
+    fn rrdb(inputs: i64, doublings: i64, outputs: i64) -> Result<Architecture, String> {
+        let mut shapes: Shapes = [
+            ("conv_first.weight", vec![64, inputs, 3, 3]),
+            ("body.0.rdb1.conv1.weight", vec![32, 64, 3, 3]),
+            ("body.1.rdb1.conv1.weight", vec![32, 64, 3, 3]),
+            ("conv_last.weight", vec![outputs, 64, 3, 3]),
+        ]
+        .map(|(name, shape)| (name.to_string(), shape))
+        .into();
+        shapes.extend((1..=doublings).map(|i| (format!("conv_up{i}.weight"), vec![64, 64, 3, 3])));
+        Architecture::detect(&shapes)
+    }
+
     #[test]
     fn architectures_are_read_off_the_tensors() {
-        let rrdb = |inputs| {
-            detect(&[
-                ("conv_first.weight", &[64, inputs, 3, 3]),
-                ("body.0.rdb1.conv1.weight", &[32, 64, 3, 3]),
-                ("body.1.rdb1.conv1.weight", &[32, 64, 3, 3]),
-            ])
-        };
-        for (inputs, scale) in [(3, 4), (12, 2), (48, 1)] {
-            let config = rrdbnet::Config { scale, num_feat: 64, num_block: 2, num_grow_ch: 32 };
-            assert_eq!(rrdb(inputs).unwrap(), Architecture::RrdbNet(config));
-            assert_eq!(rrdb(inputs).unwrap().multiple() * scale, 4);
+        for (inputs, unshuffle, doublings, scale) in [
+            (3, 1, 2, 4),
+            (12, 2, 2, 2),
+            (48, 4, 2, 1),
+            (3, 1, 0, 1),
+            (3, 1, 1, 2),
+            (3, 1, 3, 8),
+            (3, 1, 4, 16),
+            (12, 2, 3, 4),
+        ] {
+            let config =
+                rrdbnet::Config { unshuffle, doublings, num_feat: 64, num_block: 2, num_grow_ch: 32, plus: false };
+            let found = rrdb(inputs, doublings, 3).unwrap();
+            assert_eq!(found, Architecture::RrdbNet(config));
+            assert_eq!((found.scale(), found.multiple()), (scale, unshuffle));
         }
-        assert!(rrdb(4).unwrap_err().contains("4 input channels"));
         let plain = detect(&[("body.0.weight", &[16, 3, 3, 3]), ("body.4.weight", &[27, 16, 3, 3])]).unwrap();
         let config = srvgg::Config { scale: 3, num_feat: 16, num_conv: 1, activation: srvgg::Activation::LeakyRelu };
         assert_eq!(plain, Architecture::SrvggNetCompact(config));
     }
 
     #[test]
-    fn another_network_is_named_by_its_tensors() {
-        let message = detect(&[("layers.0.norm.weight", &[180])]).unwrap_err();
-        assert!(message.contains("RRDBNet") && message.contains("layers.0.norm.weight [180]"), "{message}");
+    fn the_numbers_of_an_unknown_kind_are_told() {
+        for (inputs, doublings, outputs, part) in [
+            (4, 2, 3, "4 input channels"),
+            (1, 2, 1, "1 output channels"),
+            (48, 1, 3, "folds pixels by 4 and doubles the sides 1 times"),
+            (3, 99, 3, "doubles the sides 99 times"),
+        ] {
+            let message = rrdb(inputs, doublings, outputs).unwrap_err();
+            assert!(message.contains(part), "{message}");
+        }
         let message = detect(&[("body.0.weight", &[16, 3, 3, 3]), ("body.4.weight", &[14, 16, 3, 3])]).unwrap_err();
         assert!(message.contains("body.4 with 14 output channels"), "{message}");
-    }
-
-    #[test]
-    fn old_names_become_current_ones() {
-        for (old, new) in [
-            ("model.0.weight", "conv_first.weight"),
-            ("model.1.sub.22.RDB3.conv5.0.bias", "body.22.rdb3.conv5.bias"),
-            ("model.1.sub.23.bias", "conv_body.bias"),
-            ("model.10.weight", "conv_last.weight"),
-            ("RRDB_trunk.2.RDB1.conv1.weight", "body.2.rdb1.conv1.weight"),
-            ("HRconv.bias", "conv_hr.bias"),
-            ("body.0.weight", "body.0.weight"),
-            ("model.7.weight", "model.7.weight"),
-        ] {
-            assert_eq!(current_name(old), new);
-        }
+        let message = detect(&[("layers.0.norm.weight", &[180])]).unwrap_err();
+        assert!(message.contains("RRDBNet") && message.contains("layers.0.norm.weight [180]"), "{message}");
     }
 }

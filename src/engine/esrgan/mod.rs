@@ -8,13 +8,17 @@
 use tch::Tensor;
 
 mod arch;
+mod file;
+mod names;
+mod others;
 mod params;
 pub mod rrdbnet;
 pub mod srvgg;
 mod tile;
 mod upscale;
 
-pub use arch::{Architecture, Network, Shapes, inspect, open};
+pub use arch::{Architecture, Network, Shapes};
+pub use file::{ModelFile, Partner, inspect, open};
 pub use params::{MAX_OUTSCALE, Params, scaled, unscaled};
 pub use upscale::{Model, Upscaled, upscale};
 

@@ -5,14 +5,13 @@
 //! `outscale` before it is rounded to 8 bits, and by an antialiased bicubic filter instead of OpenCV's Lanczos; alpha
 //! that is the same everywhere is not run through the network and stays exact; a tile that fails fails the picture.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
 use super::tile::spans;
-use super::{Architecture, Network, Params, open, scaled};
-use crate::engine::cache::{Cache, Key};
+use super::{Architecture, ModelFile, Network, Params, open, scaled};
+use crate::engine::cache::Cache;
 use crate::engine::device::kind_name;
 use crate::engine::image::Frame;
 use crate::engine::worker::{Cancel, Worker};
@@ -20,7 +19,7 @@ use crate::engine::{Error, Result};
 
 /// A loaded model.
 pub struct Model {
-    path: PathBuf,
+    file: ModelFile,
     architecture: Architecture,
     network: Network,
     device: Device,
@@ -30,22 +29,24 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads the model in the file `path` (`.safetensors` or `.pth`). `cancel` ends the loading between two tensors.
+    /// Loads the model in a file (`.safetensors` or `.pth`), or between two. `cancel` ends the loading between two
+    /// tensors.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
-    pub fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
-        let (network, architecture) = load(path, device, kind, cancel)?;
-        Ok(Self { path: path.into(), architecture, network, device, kind, exact: None })
+    pub fn load(file: impl Into<ModelFile>, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        let file = file.into();
+        let (network, architecture) = load(&file, device, kind, cancel)?;
+        Ok(Self { file, architecture, network, device, kind, exact: None })
     }
 
-    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody
+    /// The worker that owns the model in `file` on `device` in `kind`; loads it in the background, if nobody
     /// has.
-    pub fn shared(path: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+    pub fn shared(file: impl Into<ModelFile>, device: Device, kind: Kind) -> Arc<Worker<Self>> {
         static CACHE: Cache<Model> = Cache::new();
-        CACHE.get(Key::new(path, device, kind), || {
-            let path = path.to_path_buf();
-            Worker::spawn("realesrgan", move |loading| Self::load(&path, device, kind, &loading.cancel))
+        let file = file.into();
+        CACHE.get(file.key(device, kind), || {
+            Worker::spawn("realesrgan", move |loading| Self::load(file, device, kind, &loading.cancel))
         })
     }
 
@@ -64,7 +65,7 @@ impl Model {
         }
         if self.kind != Kind::Float {
             if self.exact.is_none() {
-                self.exact = Some(load(&self.path, self.device, Kind::Float, cancel)?.0);
+                self.exact = Some(load(&self.file, self.device, Kind::Float, cancel)?.0);
             }
             if let Some(exact) = &self.exact {
                 let result = exact.forward(x, cancel)?;
@@ -74,14 +75,14 @@ impl Model {
             }
         }
         Err(Error::model(
-            &self.path,
+            &self.file.path,
             "the network gives numbers that are not finite, even in fp32: its weights are broken",
         ))
     }
 }
 
-fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Network, Architecture)> {
-    let (weights, architecture) = open(path, device, kind, cancel)?;
+fn load(file: &ModelFile, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Network, Architecture)> {
+    let (weights, architecture) = open(file, device, kind, cancel)?;
     let network = Network::new(weights.root(), architecture);
     weights.finish()?;
     Ok((network, architecture))
