@@ -388,12 +388,10 @@ fn a_model_is_blended_with_its_partner() {
     }
     // At 1 the partner is not even read.
     std::fs::write(folder.path().join("realesr-general-wdn-x4v3.safetensors"), "broken").unwrap();
-    for (name, tensor) in tensors_of(&ModelFile::blended(&path, 1.0).unwrap()) {
+    for (name, tensor) in tensors_of(ModelFile::blended(&path, 1.0).unwrap()) {
         assert_eq!(tensor, recipe::weight(&name, &tensor.size()), "{name}");
     }
-    assert!(
-        inspect(&ModelFile::blended(&path, 0.9).unwrap()).unwrap_err().to_string().contains("wdn-x4v3.safetensors")
-    );
+    assert!(inspect(ModelFile::blended(&path, 0.9).unwrap()).unwrap_err().to_string().contains("wdn-x4v3.safetensors"));
 }
 
 #[test]
@@ -413,7 +411,7 @@ fn every_tensor_is_blended_in_float32() {
     for (path, value) in [(&file.path, 8.0), (&partner, -4.0)] {
         write(path, &tensors_of(path).into_iter().map(constant(value)).collect::<Vec<_>>());
     }
-    for (name, tensor) in tensors_of(&ModelFile::blended(&file.path, 0.25).unwrap()) {
+    for (name, tensor) in tensors_of(ModelFile::blended(&file.path, 0.25).unwrap()) {
         assert_eq!(tensor, tensor.zeros_like() - 1.0, "{name}");
     }
     // The model is what its weights are, in half precision, too.
@@ -658,12 +656,12 @@ fn other_files_are_refused_by_what_they_are() {
     std::fs::write(&path, "<html>404</html>").unwrap();
     let message = inspect(&path).unwrap_err().to_string();
     assert!(message.contains("not a complete safetensors file"), "{message}");
-    let message = inspect(&checkpoint("views")).unwrap_err().to_string();
+    let message = inspect(checkpoint("views")).unwrap_err().to_string();
     assert!(message.contains("neither an RRDBNet") && message.contains("base [6, 4]"), "{message}");
-    let message = inspect(&checkpoint("training")).unwrap_err().to_string();
+    let message = inspect(checkpoint("training")).unwrap_err().to_string();
     assert!(message.contains("training.pth: the state of a training (epoch, iter, optimizers"), "{message}");
-    let message = inspect(&checkpoint("script")).unwrap_err().to_string();
+    let message = inspect(checkpoint("script")).unwrap_err().to_string();
     assert!(message.contains("script.pth: a TorchScript program"), "{message}");
-    let message = inspect(&folder.path().join("none.pth")).unwrap_err().to_string();
+    let message = inspect(folder.path().join("none.pth")).unwrap_err().to_string();
     assert!(message.contains("none.pth: No such file"), "{message}");
 }
