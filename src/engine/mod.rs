@@ -13,6 +13,7 @@ pub mod memory;
 pub mod nn;
 pub mod pth;
 mod resample;
+pub mod stream;
 pub mod svd;
 pub mod weights;
 pub mod worker;
