@@ -12,7 +12,8 @@ use common::{Fixture, assert_close, difference, file, noise};
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::svd::cost::{self, Prediction};
 use gsttorchvideo::engine::svd::denoiser::Denoiser;
-use gsttorchvideo::engine::svd::{Estimate, Event, Model, Params, Strategy, Summary, generate, guider, unet};
+use gsttorchvideo::engine::svd::{DecodeMode, Estimate, Event, Model, Params, Strategy, Summary};
+use gsttorchvideo::engine::svd::{generate, guider, unet, vae};
 use gsttorchvideo::engine::weights::Weights;
 use gsttorchvideo::engine::worker::Cancel;
 use gsttorchvideo::engine::{Error, Result, memory};
@@ -193,6 +194,36 @@ fn a_larger_unet_takes_what_was_estimated() {
             // Nothing but what libtorch takes for a moment is left out.
             assert!(estimated.abs_diff(taken) * 40 < taken, "{estimated} bytes were estimated, {taken} were taken");
         }
+    }
+}
+
+/// A decoder of zeros, with the clip on the device and on the host, which on the CPU is counted, too.
+#[test]
+fn a_clip_on_the_host_takes_what_was_estimated() {
+    let _alone = alone();
+    let config = vae::Config { block_out_channels: vec![32, 64, 64], layers_per_block: 2, ..vae::Config::default() };
+    let names = Weights::from_tensors("names", [], CPU, Kind::Float);
+    vae::Vae::new(names.root(), &config);
+    let zeros = names.wanted().into_iter().map(|(name, shape)| (name, Tensor::zeros(shape, (Kind::Float, CPU))));
+    let weights = Weights::from_tensors("zeros", zeros.collect::<Vec<_>>(), CPU, Kind::Float);
+    let network = vae::Vae::new(weights.root(), &config);
+    let [frames, h, w] = [6, 16, 24];
+    let latents = Tensor::zeros([frames, config.latent_channels, h, w], (Kind::Float, CPU));
+    for (chunk, two_pass, keep) in [
+        (2, false, vae::Keep::Device),
+        (2, false, vae::Keep::Host),
+        (2, true, vae::Keep::Host),
+        (1, true, vae::Keep::Host),
+        (6, true, vae::Keep::Host),
+    ] {
+        let how = vae::Decoding { chunk, mode: DecodeMode::Exact, keep, two_pass };
+        let before = memory::usage(CPU).current;
+        memory::reset_peak(CPU);
+        let decoded = tch::no_grad(|| network.decode(&latents, &how, &Cancel::default(), &mut |_| {}));
+        assert!(decoded.is_ok());
+        let taken = memory::usage(CPU).peak - before;
+        let estimated = cost::vae_decoder(&config, CPU, Kind::Float, [frames, h, w], &how).peak;
+        assert_near(&format!("{how:?}"), estimated, taken);
     }
 }
 
