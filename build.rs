@@ -16,12 +16,9 @@ fn main() {
     println!("cargo:rustc-env=TORCHVIDEO_LIBTORCH={}", lib.display());
 
     let include = lib.with_file_name("include");
-    println!("cargo:rerun-if-changed=src/engine/memory.cc");
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .flag("-isystem")
-        .flag(&include)
-        .file("src/engine/memory.cc")
-        .compile("torchvideo_memory");
+    let sources = ["src/engine/memory.cc", "src/engine/stream.cc"];
+    for source in sources {
+        println!("cargo:rerun-if-changed={source}");
+    }
+    cc::Build::new().cpp(true).std("c++17").flag("-isystem").flag(&include).files(sources).compile("torchvideo_engine");
 }

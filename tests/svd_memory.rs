@@ -12,7 +12,8 @@ use common::{Fixture, assert_close, difference, file, noise};
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::svd::cost::{self, Prediction};
 use gsttorchvideo::engine::svd::denoiser::Denoiser;
-use gsttorchvideo::engine::svd::{Estimate, Event, Model, Params, Strategy, Summary, generate, guider, unet};
+use gsttorchvideo::engine::svd::{DecodeMode, Estimate, Event, Model, Params, Strategy, Summary};
+use gsttorchvideo::engine::svd::{generate, guider, unet, vae};
 use gsttorchvideo::engine::weights::Weights;
 use gsttorchvideo::engine::worker::Cancel;
 use gsttorchvideo::engine::{Error, Result, memory};
@@ -130,10 +131,21 @@ fn every_way_takes_what_was_estimated_and_makes_the_same_clip() {
     }
 }
 
+/// The precisions that oneDNN computes in on this processor. For one without instructions for float16, libtorch has
+/// other ways there, which take more.
+fn kinds() -> Vec<Kind> {
+    let mut kinds = vec![Kind::Float, Kind::BFloat16];
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512fp16") {
+        kinds.push(Kind::Half);
+    }
+    kinds
+}
+
 #[test]
 fn the_shipped_model_takes_what_was_estimated() {
     let _alone = alone();
-    for kind in [Kind::Float, Kind::Half] {
+    for kind in kinds() {
         let before = memory::usage(CPU).current;
         let mut model = load(&file("models/svd-nano"), kind);
         for (width, height, num_frames, max_guidance_scale) in [(128, 72, 6, 3.0), (192, 104, 3, 1.0)] {
@@ -169,7 +181,7 @@ fn a_larger_unet_takes_what_was_estimated() {
     config.check().unwrap();
     let names = Weights::from_tensors("names", [], CPU, Kind::Float);
     unet::UNet::new(names.root(), &config);
-    for kind in [Kind::Float, Kind::Half] {
+    for kind in kinds() {
         let zeros = names.wanted().into_iter().map(|(name, shape)| (name, Tensor::zeros(shape, (kind, CPU))));
         let zeros: Vec<_> = zeros.collect();
         let before = memory::usage(CPU).current
@@ -193,6 +205,36 @@ fn a_larger_unet_takes_what_was_estimated() {
             // Nothing but what libtorch takes for a moment is left out.
             assert!(estimated.abs_diff(taken) * 40 < taken, "{estimated} bytes were estimated, {taken} were taken");
         }
+    }
+}
+
+/// A decoder of zeros, with the clip on the device and on the host, which on the CPU is counted, too.
+#[test]
+fn a_clip_on_the_host_takes_what_was_estimated() {
+    let _alone = alone();
+    let config = vae::Config { block_out_channels: vec![32, 64, 64], layers_per_block: 2, ..vae::Config::default() };
+    let names = Weights::from_tensors("names", [], CPU, Kind::Float);
+    vae::Vae::new(names.root(), &config);
+    let zeros = names.wanted().into_iter().map(|(name, shape)| (name, Tensor::zeros(shape, (Kind::Float, CPU))));
+    let weights = Weights::from_tensors("zeros", zeros.collect::<Vec<_>>(), CPU, Kind::Float);
+    let network = vae::Vae::new(weights.root(), &config);
+    let [frames, h, w] = [6, 16, 24];
+    let latents = Tensor::zeros([frames, config.latent_channels, h, w], (Kind::Float, CPU));
+    for (chunk, two_pass, keep) in [
+        (2, false, vae::Keep::Device),
+        (2, false, vae::Keep::Host),
+        (2, true, vae::Keep::Host),
+        (1, true, vae::Keep::Host),
+        (6, true, vae::Keep::Host),
+    ] {
+        let how = vae::Decoding { chunk, mode: DecodeMode::Exact, keep, two_pass };
+        let before = memory::usage(CPU).current;
+        memory::reset_peak(CPU);
+        let decoded = tch::no_grad(|| network.decode(&latents, &how, &Cancel::default(), &mut |_| {}));
+        assert!(decoded.is_ok());
+        let taken = memory::usage(CPU).peak - before;
+        let estimated = cost::vae_decoder(&config, CPU, Kind::Float, [frames, h, w], &how).peak;
+        assert_near(&format!("{how:?}"), estimated, taken);
     }
 }
 

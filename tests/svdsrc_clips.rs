@@ -342,17 +342,129 @@ fn a_clip_is_told_of_and_made_again() {
     let second: serde_json::Value = serde_json::from_str(&clips[1].get::<String>("provenance").unwrap()).unwrap();
     assert_eq!(second["model"], json["model"]);
 
-    // From this alone the whole run comes out again; what is set by hand goes before it.
-    let run = |changes: &[(&str, glib::Value)]| {
+    // From this alone the clip comes out again, and from the tag the run; what is set by hand goes before it.
+    assert!(again(&provenance, &[]) == pictures(&samples)[..4]);
+    let tag = tag(&messages);
+    assert!(again(&tag, &[]) == pictures(&samples));
+    let second = [("num-clips", 1.to_value()), ("seed", 12i64.to_value())];
+    assert!(again(&tag, &second)[..] == pictures(&samples)[4..]);
+}
+
+/// What comes out of a provenance alone, and what is set by hand.
+fn again(provenance: &str, by_hand: &[(&str, glib::Value)]) -> Vec<Frame> {
+    let pipeline = Pipeline::bare("", SINK);
+    pipeline.src().set_property("provenance", provenance);
+    for (name, value) in by_hand {
+        pipeline.src().set_property_from_value(name, value);
+    }
+    pictures(&pipeline.collect())
+}
+
+/// The provenance that a file would have of these messages' run.
+fn tag(messages: &[gst::Message]) -> String {
+    let comments = messages.iter().filter_map(|message| match message.view() {
+        MessageView::Tag(tag) => tag.tags().get::<gst::tags::Comment>().map(|comment| comment.get().to_owned()),
+        _ => None,
+    });
+    let comments: Vec<_> = comments.collect();
+    assert_eq!(comments.len(), 1);
+    comments[0].clone()
+}
+
+/// Plays a run of clips with so many frames each, with `on_the_way` while the first is shown, and makes each clip again
+/// from its message, and from the message of the clip that was made again. Gives the frames and the file's provenance.
+fn check_every_clip_again(
+    properties: &str,
+    each: &[usize],
+    on_the_way: impl Fn(&gst::Element),
+) -> (Vec<Frame>, String) {
+    let pipeline = Pipeline::new(&format!("{SMALL} {properties}"), "appsink name=sink sync=false max-buffers=1");
+    let release = (each.len() > 1).then(|| pipeline.play_and_hold_at_clip(2));
+    on_the_way(&pipeline.src());
+    if release.is_none() {
+        pipeline.play();
+    }
+    drop(release);
+    let frames: Vec<_> =
+        std::iter::from_fn(|| sink(&pipeline).pull_sample().ok()).map(|frame| picture(&frame)).collect();
+    let messages = pipeline.messages_until_eos();
+    assert_eq!((errors(&messages), warnings(&messages)), (vec![], vec![]));
+    let clips = told(&messages, "svdsrc-clip");
+    assert_eq!((frames.len(), clips.len()), (each.iter().sum(), each.len()));
+    let mut start = 0;
+    for (clip, &count) in clips.iter().zip(each) {
+        let provenance: String = clip.get("provenance").unwrap();
         let pipeline = Pipeline::bare("", SINK);
         pipeline.src().set_property("provenance", &provenance);
-        for (name, value) in changes {
-            pipeline.src().set_property_from_value(name, value);
+        let samples = pipeline.0.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
+        pipeline.play();
+        let samples: Vec<_> = std::iter::from_fn(|| samples.pull_sample().ok()).collect();
+        check_times(&samples, info(&samples[0]).fps());
+        assert_eq!(pipeline.src().query_duration(), Some(gst::format::Default::from_u64(count as u64)));
+        assert!(pictures(&samples) == frames[start..start + count], "{properties}: the clip at frame {start}");
+        let messages = pipeline.messages_until_eos();
+        assert_eq!((errors(&messages), warnings(&messages)), (vec![], vec![]));
+        // It says of itself what it was made from, and its file does, too.
+        let parts = |text: &str| {
+            let json: serde_json::Value = serde_json::from_str(text).unwrap();
+            ["properties", "keyframe", "chain", "frames", "run"].map(|name| json[name].clone())
+        };
+        let of_message: String = told(&messages, "svdsrc-clip")[0].get("provenance").unwrap();
+        assert_eq!(parts(&of_message), parts(&provenance));
+        let is_part = ["chain", "frames"].iter().any(|name| provenance.contains(&format!("\"{name}\":")));
+        if is_part {
+            assert_eq!(parts(&tag(&messages)), parts(&provenance));
         }
-        pictures(&pipeline.collect())
-    };
-    assert!(run(&[]) == pictures(&samples));
-    assert!(run(&[("num-clips", 1.to_value()), ("seed", 12i64.to_value())])[..] == pictures(&samples)[4..]);
+        start += count;
+    }
+    (frames, tag(&messages))
+}
+
+#[test]
+fn every_clip_is_made_again_from_its_message() {
+    let nothing = |_: &gst::Element| {};
+    let shots = shots();
+    let both = format!("location=\"{}/shot-%04d.png\"", shots.path().display());
+    for (properties, each) in
+        [("num-clips=2", vec![4, 4]), (both.as_str(), vec![4, 4]), ("duration=300000000", vec![2])]
+    {
+        let (frames, tag) = check_every_clip_again(properties, &each, nothing);
+        assert!(again(&tag, &[]) == frames, "{properties}");
+    }
+}
+
+#[test]
+fn every_clip_of_a_chain_is_made_again_from_its_message() {
+    // The last is not shown to its end.
+    let (frames, tag) = check_every_clip_again("fps=5/1 duration=1600000000", &[4, 3, 1], |_| {});
+    assert!(again(&tag, &[]) == frames);
+    // Whatever was set on the way.
+    check_every_clip_again("num-clips=4 chain=true seed=5", &[4, 3, 3, 3], |src| {
+        src.set_property("motion-bucket-id", 3.0);
+        src.set_property("seed", 100i64);
+    });
+    let shots = shots();
+    let shot = shots.path().join("shot-0004.png").display().to_string();
+    check_every_clip_again("num-clips=3 chain=true", &[4, 3, 3], |src| src.set_property("location", &shot));
+}
+
+#[test]
+fn the_way_to_a_clip_of_a_chain_is_told() {
+    let pipeline = Pipeline::new(&format!("{SMALL} num-clips=3 chain=true"), "fakesink");
+    pipeline.play();
+    let clips = told(&pipeline.messages_until_eos(), "svdsrc-clip");
+    let pipeline = Pipeline::bare("", "fakesink");
+    pipeline.src().set_property("provenance", clips[2].get::<String>("provenance").unwrap());
+    pipeline.play();
+    let told = progress(&pipeline.messages_until_eos(), "generate");
+    let has = |text: &str| told.iter().any(|(_, told)| told.starts_with(text));
+    for text in ["Clip 1 of 3 of the chain: Denoising step 1 ", "Clip 3 of 3 of the chain: Decoded 4 of 4 frames"] {
+        assert!(has(text), "{told:?}");
+    }
+    // What is set by hand counts for all of its clips, and a chain can't have more pictures than one.
+    let provenance: String = clips[1].get("provenance").unwrap();
+    let changed = again(&provenance, &[("motion-bucket-id", 3.0.to_value())]);
+    assert!(changed == clip("num-clips=2 chain=true motion-bucket-id=3")[4..]);
 }
 
 #[test]

@@ -132,9 +132,8 @@ pub fn frame_buffer(frame: Frame, info: &VideoInfo) -> Result<gst::Buffer> {
     Ok(buffer)
 }
 
-/// What a file should say of the clips in it: the provenance of the first, because muxers keep what they hear first.
-/// The scope is global, or they would put it where few look.
-pub fn tags(provenance: &Json) -> gst::TagList {
+/// What a file should say of the clips in it. The scope is global, or they would put it where few look.
+fn tags(provenance: &Json) -> gst::TagList {
     let mut tags = gst::TagList::new();
     let list = tags.get_mut().expect("a new list has one owner");
     list.set_scope(gst::TagScope::Global);

@@ -13,8 +13,9 @@ use tch::Device;
 
 use super::clip::{Clip, Order};
 use super::plan::Plan;
-use super::provenance;
+use super::provenance::{self, Part};
 use super::settings::Settings;
+use super::tags;
 use crate::engine::Error;
 use crate::engine::device::{DeviceChoice, kind_name, why_cpu};
 use crate::engine::svd::{Event, Model, Params, Source, Summary};
@@ -26,12 +27,16 @@ use crate::{errors, models};
 const DEFAULT_MODEL: &str = "svd-nano";
 /// Properties that decide how many clips there are.
 const RUN: [&str; 3] = ["num-clips", "chain", "duration"];
+/// Those that decide what a run shows, too.
+const SHOWN: [&str; 4] = [RUN[0], RUN[1], RUN[2], "location"];
 
 /// A model in use.
 pub struct Session {
     element: glib::WeakRef<gst::Element>,
     /// What was set when it began.
     pub settings: Settings,
+    /// The clip of a run that is to be made again.
+    pub part: Option<Part<Settings>>,
     /// What the model's makers recommend.
     recommended: Params,
     worker: Arc<Worker<Model>>,
@@ -60,14 +65,18 @@ impl Session {
     /// The message to post.
     pub fn open(element: &gst::Element, settings: Settings) -> Result<Self, gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
-        let mut settings = settings;
+        let (mut settings, mut part) = (settings, None);
         if let Some(text) = settings.text("provenance").map(str::to_owned) {
-            let mut layer = provenance::parse(&text).map_err(error)?;
+            let mut said = provenance::parse(&text).map_err(error)?;
             let properties = element.list_properties();
             // svdsrc's, which say nothing to svdanimate.
             let is_here = |name: &str| properties.iter().any(|spec| spec.name() == name);
-            layer.retain(|name, _| is_here(name) || !(RUN.contains(&name.as_str()) || name == "location"));
-            settings = settings.with_provenance(layer, &properties).map_err(error)?;
+            said.properties.retain(|name, _| is_here(name) || !SHOWN.contains(&name.as_str()));
+            settings = settings.with_provenance(said.properties, &properties).map_err(error)?;
+            let is_run = RUN.into_iter().any(|name| settings.value(name).is_some() || !is_here(name));
+            let of_part = said.part.filter(|_| !is_run);
+            let of_clip = |layer| settings.clone().with_provenance(layer, &properties);
+            part = of_part.map(|part| part.try_map(of_clip)).transpose().map_err(error)?;
         }
         let path = model(element, &settings)?;
         let source = Source::open(&path, settings.model_type()).map_err(error)?;
@@ -108,7 +117,7 @@ impl Session {
         let hashes = Mutex::new(Hashes::Awaited(source.hashes(kind, &closing)));
         let dtype = kind_name(kind);
         settings.remember_dtype(dtype);
-        Ok(Self { element: element.downgrade(), settings, recommended, worker, closing, origin, hashes })
+        Ok(Self { element: element.downgrade(), settings, part, recommended, worker, closing, origin, hashes })
     }
 
     /// What `settings` make of the model.
@@ -126,22 +135,33 @@ impl Session {
         Arc::new(Clip::begin(&self.worker, order, is_awaited, herald))
     }
 
-    /// How a clip was made. The first of a run also tells how many there are.
+    /// How a clip was made.
     fn provenance(&self, order: &Order, number: u64, summary: &Summary, hashes: Json) -> Json {
         let mut provenance = self.origin.clone();
         provenance["model"]["weights"] = hashes;
-        provenance["keyframe"] = order.keyframe.describe();
+        provenance["keyframe"] = order.link.as_ref().map_or(&order.keyframe, |link| &link.origin).describe();
         let mut properties = provenance::properties(&order.params);
         properties.insert("dtype".into(), json!(self.settings.text("dtype")));
         properties.insert("fps".into(), format!("{}/{}", order.fps.numer(), order.fps.denom()).into());
-        for name in RUN.into_iter().filter(|_| number == 0) {
-            if let Some(value) = self.settings.value(name) {
-                properties.insert(name.into(), value.clone());
-            }
-        }
         provenance["properties"] = Json::Object(properties);
+        provenance::add_part(&mut provenance, order);
         provenance::add_summary(&mut provenance, number, summary);
         provenance
+    }
+
+    /// What the file of a run says of it: the `provenance` of its first clip, and what makes the run of it.
+    pub fn tags(&self, mut provenance: Json, has_location: bool) -> gst::TagList {
+        if self.part.is_none() {
+            let names = SHOWN.into_iter().filter(|name| has_location || *name != "location");
+            let said = names.filter_map(|name| {
+                let value = self.settings.value(name)?.clone();
+                let path = value.as_str().filter(|text| name == "location" && !text.contains("://"));
+                let path = path.and_then(|path| std::path::absolute(path).ok());
+                Some((name.to_owned(), path.map_or(value, |path| path.to_string_lossy().into())))
+            });
+            provenance["run"] = Json::Object(said.collect());
+        }
+        tags(&provenance)
     }
 
     /// Posts the message about a clip that is made; gives its provenance. `None` if `stop` ended the wait for the
@@ -285,11 +305,14 @@ pub struct Herald {
     cancel: Cancel,
     is_awaited: Arc<AtomicBool>,
     progress: Option<Progress>,
+    /// Which clip of the chain is made on the way to the one that is wanted, in words.
+    link: String,
 }
 
 impl Herald {
     fn new(element: glib::WeakRef<gst::Element>, what: String, cancel: &Cancel, is_awaited: Arc<AtomicBool>) -> Self {
-        let mut herald = Self { element, what, cancel: cancel.clone(), is_awaited, progress: None };
+        let mut herald =
+            Self { element, what, cancel: cancel.clone(), is_awaited, progress: None, link: String::new() };
         herald.progress();
         herald
     }
@@ -304,9 +327,15 @@ impl Herald {
     }
 
     fn update(&mut self, text: &str) {
+        let text = format!("{}{text}", self.link);
         if let Some(progress) = self.progress() {
-            progress.update(text);
+            progress.update(&text);
         }
+    }
+
+    /// From now on it is about clip `number` of `count`, on the way to the last of them.
+    pub fn goes_through_chain(&mut self, number: u64, count: u64) {
+        self.link = format!("Clip {number} of {count} of the chain: ");
     }
 
     /// Tells of an event.

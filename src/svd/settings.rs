@@ -182,8 +182,8 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
         dtype_spec(),
         string("provenance", "Provenance")
             .blurb(
-                "JSON that tells how a clip was made, from a file's comment or an element message: its values are taken \
-                 for the properties that are not set, and the same clip comes out",
+                "JSON that tells how a clip was made: its values are taken for the properties that are not set. From an \
+                 element message the same clip comes out, and it alone; from a file's comment the whole run does",
             )
             .mutable_ready()
             .build(),
@@ -218,12 +218,17 @@ pub struct Settings {
     by_hand: Layer,
     /// By the property `provenance`, once it has been read.
     by_provenance: Layer,
+    /// How often the seed was set by hand: that it is says that it counts anew, whatever it was.
+    pub seedings: u64,
 }
 
 impl Settings {
     /// Sets a property by hand. Gives whether it was another before.
     pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
         let name = if name == "guidance-scale" { "max-guidance-scale" } else { name };
+        if name == "seed" {
+            self.seedings += 1;
+        }
         let value = to_json(value);
         let is_unset = value.is_null() || value == "" || (value == 0 && ZERO_IS_UNSET.contains(&name));
         if is_unset {

@@ -11,12 +11,12 @@ use gst::subclass::prelude::*;
 use gst_video::{VideoInfo, VideoInterlaceMode};
 
 use crate::errors;
-use crate::svd::clip::{Clip, Order, Outcome};
+use crate::svd::clip::{Clip, Order, Outcome, Since};
 use crate::svd::keyframe::Keyframe;
 use crate::svd::plan::{Plan, template};
 use crate::svd::session::Session;
 use crate::svd::settings::{Settings, shared_properties};
-use crate::svd::{frame_buffer, init_preset, tags, time};
+use crate::svd::{frame_buffer, init_preset, time};
 
 /// Clips that wait or are given out: one that is shown, and one ahead.
 const CLIPS: usize = 2;
@@ -26,6 +26,7 @@ static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
 });
 
 /// The element. No lock is held while anything is waited for, posted, pushed or queried, except `state` by `changed`.
+/// Where two are held, they were taken in this order: `settings`, `state`.
 pub struct SvdAnimate {
     sinkpad: gst::Pad,
     srcpad: gst::Pad,
@@ -55,10 +56,8 @@ struct State {
     warned: String,
     /// Clips that were begun.
     clips: u64,
-    /// Clips whose turn to be shown has come.
-    shown: u64,
     /// The clip that has the seed that was set.
-    seeded: u64,
+    seeded: Since,
     /// What the source pad's thread has done.
     output: Output,
 }
@@ -164,7 +163,13 @@ impl SvdAnimate {
         let obj = self.obj();
         let element = obj.upcast_ref::<gst::Element>();
         let is_driven = element.control_binding("seed").is_some();
-        let settings = self.settings.lock().unwrap().clone().on(&session.settings).at(element, start);
+        let (settings, after_seed) = {
+            // Together: what is set between the two would count from a clip on that does not have it.
+            let settings = self.settings.lock().unwrap();
+            let seeded = self.state.lock().unwrap().seeded.order(settings.seedings, number);
+            (settings.clone(), number - seeded)
+        };
+        let settings = settings.on(&session.settings).at(element, start);
         let mut wrong = String::new();
         let plan = session.plan(&settings).map_err(|err| wrong = errors::text(&err));
         let is_told = {
@@ -178,10 +183,9 @@ impl SvdAnimate {
         if let Ok(plan) = plan {
             state.plan = Some(plan);
         }
-        let seed = if is_driven { 0 } else { number.saturating_sub(state.seeded) };
         let plan = state.plan.as_ref().ok_or(gst::FlowError::Flushing)?;
-        let params = plan.params(info, seed);
-        Ok(Order { params, fps: info.fps(), keyframe, skip: 0, anchor: None })
+        let params = plan.params(info, if is_driven { 0 } else { after_seed });
+        Ok(Order { frames: 0..params.num_frames as usize, params, fps: info.fps(), keyframe, skip: 0, link: None })
     }
 
     /// Agrees with downstream on size and rate; once, and again when downstream asks for it.
@@ -229,7 +233,6 @@ impl SvdAnimate {
                     let mut state = self.state.lock().unwrap();
                     state.is_flushing = false;
                     state.ended = None;
-                    state.shown = state.clips;
                     state.segment = gst::FormattedSegment::new();
                     state.output = Output { info: state.output.info.take(), ..Output::default() };
                 }
@@ -388,7 +391,6 @@ impl SvdAnimate {
         if let Some(err) = state.stopped() {
             return Err(err);
         }
-        state.shown = number + 1;
         if order.is(&clip.order) {
             return Ok(clip.clone());
         }
@@ -432,7 +434,7 @@ impl SvdAnimate {
         let stop = || self.state.lock().unwrap().is_flushing;
         let provenance = session.tell(&clip.order, number, &summary, &stop).ok_or(gst::FlowError::Flushing)?;
         if number == 0 {
-            self.srcpad.push_event(gst::event::Tag::new(tags(&provenance)));
+            self.srcpad.push_event(gst::event::Tag::new(session.tags(provenance, false)));
         }
         if start > output.end() {
             (output.origin, output.since) = (start, 0);
@@ -568,10 +570,6 @@ impl ObjectImpl for SvdAnimate {
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         self.settings.lock().unwrap().set(pspec.name(), value);
-        if pspec.name() == "seed" {
-            let mut state = self.state.lock().unwrap();
-            state.seeded = state.shown;
-        }
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
@@ -632,8 +630,9 @@ impl ElementImpl for SvdAnimate {
                     self.post_error_message(message);
                     gst::StateChangeError
                 })?;
+                let seeded = Since::the_first(session.settings.seedings);
                 *self.state.lock().unwrap() =
-                    State { session: Some(Arc::new(session)), plan: Some(plan), ..State::default() };
+                    State { session: Some(Arc::new(session)), plan: Some(plan), seeded, ..State::default() };
             }
             // Before the pads are deactivated: they wait for their threads.
             gst::StateChange::PausedToReady => self.stop_waiting(),

@@ -14,22 +14,22 @@ use gst_video::VideoInfo;
 use super::layout::{Extent, Layout};
 use super::settings;
 use crate::engine::image::Frame;
-use crate::engine::svd::Summary;
+use crate::engine::svd::{Params, Summary};
 use crate::engine::{self, Error};
 use crate::errors;
-use crate::svd::clip::{Anchor, Clip, Order, Outcome};
+use crate::svd::clip::{Clip, History, Link, Order, Outcome, Since};
 use crate::svd::keyframe::{self, Keyframe};
 use crate::svd::plan::{Plan, label, template};
 use crate::svd::session::Session;
 use crate::svd::settings::Settings;
-use crate::svd::{frame_buffer, init_preset, tags};
+use crate::svd::{frame_buffer, init_preset};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
 });
 
 /// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
-/// taken in this order: `state`, the clip's stage, and what `Cancel::cancel` takes.
+/// taken in this order: `wanted`, `state`, the clip's stage, and what `Cancel::cancel` takes.
 #[derive(Default)]
 pub struct SvdSrc {
     wanted: Mutex<Wanted>,
@@ -41,6 +41,8 @@ pub struct SvdSrc {
 struct Wanted {
     settings: Settings,
     keyframe: Option<gst::Sample>,
+    /// How often `location` or `keyframe` was set.
+    picturings: u64,
 }
 
 #[derive(Default)]
@@ -66,18 +68,18 @@ struct Run {
     current: Option<Arc<Clip>>,
     /// The one after it.
     ahead: Option<Arc<Clip>>,
-    /// The last frame of the one before.
-    last: Option<Keyframe>,
-    /// The colours of the chain.
-    anchor: Anchor,
+    /// In a chain, what the clip in hand goes on from.
+    last: Option<(Keyframe, Link)>,
+    /// For a clip of a chain that is made again: the clips before it.
+    before: Option<Vec<Before>>,
     /// Clips that were given out whole.
     clips: u64,
     /// Frames that were given out, of all clips.
     frames: u64,
     /// The clip that has the seed that was set.
-    seeded: u64,
+    seeded: Since,
     /// The clip that begins with the picture that was set, though it be in a chain.
-    pictured: u64,
+    pictured: Since,
     /// The last picture that there was.
     keyframe: Option<Keyframe>,
     /// The last warning about properties; one is enough.
@@ -86,6 +88,14 @@ struct Run {
     is_told: bool,
     /// An error was posted. One is enough.
     has_failed: bool,
+}
+
+/// Clips of a chain that differ by their seeds alone.
+struct Before {
+    settings: Settings,
+    /// The last that was possible.
+    plan: Plan,
+    clips: u64,
 }
 
 /// The pictures that a location names, one for each clip.
@@ -127,15 +137,17 @@ impl Run {
 
 /// What a clip's order depends on.
 struct Place {
+    wanted: Wanted,
     session: Arc<Session>,
     info: VideoInfo,
     layout: Layout,
-    number: u64,
     start: gst::ClockTime,
     /// The last frame of the clip before it, if it goes on from there.
-    before: Option<Keyframe>,
-    anchor: Anchor,
-    seed: u64,
+    before: Option<(Keyframe, Link)>,
+    /// How many clips after the one that has the seed that was set.
+    after_seed: u64,
+    /// The same of the picture.
+    after_picture: u64,
 }
 
 impl SvdSrc {
@@ -144,6 +156,7 @@ impl SvdSrc {
         let error = |err: Error| errors::message(&err);
         let obj = self.obj();
         let element = obj.upcast_ref::<gst::Element>();
+        let [seeded, pictured] = [wanted.settings.seedings, wanted.picturings].map(Since::the_first);
         let session = Session::open(element, wanted.settings)?;
         let settings = &session.settings;
         let plan = session.plan(settings).map_err(error)?;
@@ -156,7 +169,14 @@ impl SvdSrc {
                 return Err(gst::error_msg!(gst::ResourceError::NotFound, ("{missing}")));
             }
         };
-        let extent = Extent::of(settings, pictures.files.len() as u64).map_err(error)?;
+        let part = session.part.clone().filter(|_| pictures.files.len() < 2);
+        let extent = match part.as_ref().and_then(|part| part.frames.clone()) {
+            Some(frames) => Extent::Part { first: frames.start, count: frames.end - frames.start },
+            None => Extent::of(settings, pictures.files.len() as u64).map_err(error)?,
+        };
+        let before = |(settings, clips)| Ok(Before { plan: session.plan(&settings)?, settings, clips });
+        let chain = part.and_then(|part| part.chain);
+        let before = chain.map(|chain| chain.into_iter().map(before).collect()).transpose().map_err(error)?;
         extent.layout(plan.num_frames(), gst::Fraction::new(1, 1)).map_err(error)?;
         gst::info!(CAT, imp = self, "{extent:?} of {plan:?}");
         Ok(Run {
@@ -169,11 +189,11 @@ impl SvdSrc {
             current: None,
             ahead: None,
             last: None,
-            anchor: Anchor::default(),
+            before,
             clips: 0,
             frames: 0,
-            seeded: 0,
-            pictured: 0,
+            seeded,
+            pictured,
             keyframe: None,
             warned: String::new(),
             is_told: false,
@@ -191,7 +211,7 @@ impl SvdSrc {
 
     /// The clip in hand (0) or the next (1), begun. `None` if there is none.
     fn begun(&self, ahead: u64) -> Result<Option<Arc<Clip>>, gst::FlowError> {
-        let (place, interrupted) = {
+        let (session, layout, number, interrupted) = {
             let state = self.state.lock().unwrap();
             if state.is_flushing {
                 return Err(gst::FlowError::Flushing);
@@ -205,63 +225,69 @@ impl SvdSrc {
                 return Ok(Some(clip.clone()));
             }
             let number = run.clips + ahead;
-            let (Some(info), Some(layout)) = (run.info.clone(), run.layout) else {
-                return Err(gst::FlowError::NotNegotiated);
-            };
+            let layout = run.layout.ok_or(gst::FlowError::NotNegotiated)?;
             if !layout.has(number) {
                 return Ok(None);
             }
-            (self.place(run, info, layout, number), clip.as_ref().map(|clip| clip.order.clone()))
+            (run.session.clone(), layout, number, clip.as_ref().map(|clip| clip.order.clone()))
         };
         // A clip that was interrupted goes on as it was.
         let mut order = match interrupted {
             Some(order) if ahead == 0 => order,
-            _ => self.order(&place)?,
+            _ => self.order(number)?,
         };
         let mut state = self.state.lock().unwrap();
         if state.is_flushing {
             return Err(gst::FlowError::Flushing);
         }
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
-        let shown = if ahead == 0 { run.frames.saturating_sub(place.layout.start(place.number)) } else { 0 };
-        order.skip = place.layout.repeated(place.number) + shown as usize;
-        let what = format!("Generating clip {} with seed {}", place.number + 1, order.params.seed);
-        gst::debug!(CAT, imp = self, "{what}, from frame {}: {:?}", order.skip, order.params);
-        let clip = place.session.begin(order, what, ahead == 0);
+        order.skip = if ahead == 0 { run.frames.saturating_sub(layout.start(number)) as usize } else { 0 };
+        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
+        gst::debug!(CAT, imp = self, "{what}, {:?} from {}: {:?}", order.frames, order.skip, order.params);
+        let clip = session.begin(order, what, ahead == 0);
         *if ahead == 0 { &mut run.current } else { &mut run.ahead } = Some(clip.clone());
         Ok(Some(clip))
     }
 
-    fn place(&self, run: &Run, info: VideoInfo, layout: Layout, number: u64) -> Place {
-        let start = run.time(layout.start(number)).unwrap_or_default();
-        let goes_on = layout.is_chained && number > run.pictured;
-        let of_current = || run.current.as_ref().map(|clip| Keyframe::Last(clip.last.clone()));
+    /// Where clip `number` stands, and what is wanted of it.
+    fn place(&self, number: u64) -> Result<Place, gst::FlowError> {
+        // Together: what is set between the two would count from a clip on that does not have it.
+        let wanted = self.wanted.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
+        let (Some(info), Some(layout)) = (run.info.clone(), run.layout) else {
+            return Err(gst::FlowError::NotNegotiated);
+        };
+        let after_seed = number - run.seeded.order(wanted.settings.seedings, number);
+        let after_picture = number - run.pictured.order(wanted.picturings, number);
+        let of_current = || run.current.as_ref().and_then(|clip| clip.successor());
         let before = if number > run.clips { of_current() } else { run.last.clone() };
-        Place {
+        Ok(Place {
+            wanted: wanted.clone(),
             session: run.session.clone(),
             info,
             layout,
-            number,
-            start,
-            before: before.filter(|_| goes_on),
-            anchor: run.anchor.clone(),
-            seed: number.saturating_sub(run.seeded),
-        }
+            start: run.time(layout.start(number)).unwrap_or_default(),
+            before: before.filter(|_| layout.is_chained && after_picture > 0),
+            after_seed,
+            after_picture,
+        })
     }
 
     /// What a clip is to be, as the properties are now. What is not possible is left as it was, with a warning.
-    fn order(&self, place: &Place) -> Result<Order, gst::FlowError> {
+    fn order(&self, number: u64) -> Result<Order, gst::FlowError> {
+        let Place { wanted, session, info, layout, start, before, after_seed, after_picture } = self.place(number)?;
         let obj = self.obj();
         let element = obj.upcast_ref::<gst::Element>();
-        let wanted = self.wanted.lock().unwrap().clone();
         let is_driven = element.control_binding("seed").is_some();
-        let settings = wanted.settings.on(&place.session.settings).at(element, place.start);
+        let set_over = |read: &Settings| wanted.settings.clone().on(read).at(element, start);
+        let settings = set_over(&session.settings);
         let mut wrong = String::new();
         let mut keep = |err: Error| wrong = errors::text(&err);
-        let plan = place.session.plan(&settings).map_err(&mut keep).ok();
+        let plan = session.plan(&settings).map_err(&mut keep).ok();
         let location = settings.text("location").unwrap_or_default();
         let is_new = self.state.lock().unwrap().run.as_ref().is_some_and(|run| run.pictures.location != location);
-        let is_needed = is_new && wanted.keyframe.is_none() && place.before.is_none();
+        let is_needed = is_new && wanted.keyframe.is_none() && before.is_none();
         let pictures = if is_needed { Pictures::open(location).map_err(&mut keep).ok() } else { None };
 
         let mut state = self.state.lock().unwrap();
@@ -272,10 +298,8 @@ impl SvdSrc {
         if let Some(pictures) = pictures {
             run.pictures = pictures;
         }
-        let mut params = run.plan.params(&place.info, if is_driven { 0 } else { place.seed });
-        params.num_frames = place.layout.num_frames;
-        let of_files = || run.pictures.of(place.number.saturating_sub(run.pictured));
-        let picture = wanted.keyframe.map(Keyframe::Sample).or_else(of_files);
+        let params = |plan: &Plan, seed| Params { num_frames: layout.num_frames, ..plan.params(&info, seed) };
+        let picture = wanted.keyframe.clone().map(Keyframe::Sample).or_else(|| run.pictures.of(after_picture));
         if picture.is_none() && wrong.is_empty() {
             wrong = "neither location nor keyframe is set".into();
         }
@@ -283,14 +307,29 @@ impl SvdSrc {
         if !run.keyframe.as_ref().is_some_and(same) {
             run.keyframe = picture;
         }
-        let keyframe = place.before.clone().or_else(|| run.keyframe.clone()).ok_or(gst::FlowError::Flushing)?;
+        let (keyframe, link) = match before {
+            Some((keyframe, link)) => (keyframe, Some(link)),
+            None => {
+                let keyframe = run.keyframe.clone().ok_or(gst::FlowError::Flushing)?;
+                let mut history = History::default();
+                for Before { settings, plan, clips } in run.before.iter_mut().flatten() {
+                    if let Ok(possible) = session.plan(&set_over(settings)) {
+                        *plan = possible;
+                    }
+                    history.add(&params(plan, 0), *clips);
+                }
+                let is_chained = layout.is_chained || run.before.is_some();
+                let link = is_chained.then(|| Link::new(keyframe.clone(), history));
+                (keyframe, link)
+            }
+        };
+        let params = params(&run.plan, if is_driven { 0 } else { after_seed });
         let is_told = wrong.is_empty() || std::mem::replace(&mut run.warned, wrong.clone()) == wrong;
         drop(state);
         if !is_told {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("{wrong}; the next clip is made as before"));
         }
-        let anchor = place.layout.is_chained.then(|| place.anchor.clone());
-        Ok(Order { params, fps: place.info.fps(), keyframe, skip: 0, anchor })
+        Ok(Order { params, fps: info.fps(), keyframe, frames: layout.frames(number), skip: 0, link })
     }
 
     /// The clip in hand is made: tells of it, once.
@@ -311,7 +350,8 @@ impl SvdSrc {
         if number == 0 {
             // The base class keeps the event until it has pushed the segment. (Not `send_event`: that takes the state
             // lock, which a state change holds while it waits for this thread.)
-            self.parent_send_event(gst::event::Tag::new(tags(&provenance)));
+            let has_location = matches!(clip.order.keyframe, Keyframe::File(_));
+            self.parent_send_event(gst::event::Tag::new(session.tags(provenance, has_location)));
         }
         Ok(())
     }
@@ -319,18 +359,17 @@ impl SvdSrc {
     /// The clip in hand was given out whole: on to the next.
     fn finish(&self, clip: &Clip) -> Result<(), gst::FlowError> {
         // What a controller gives may have changed since the next clip was begun.
-        let place = {
+        let next = {
             let state = self.state.lock().unwrap();
             let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
-            let next = run.ahead.as_ref().zip(run.info.clone()).zip(run.layout);
-            next.map(|((_, info), layout)| self.place(run, info, layout, run.clips + 1))
+            run.ahead.as_ref().map(|_| run.clips + 1)
         };
-        let order = place.map(|place| self.order(&place)).transpose()?;
+        let order = next.map(|number| self.order(number)).transpose()?;
         let mut state = self.state.lock().unwrap();
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
         let as_wanted = |ahead: &Arc<Clip>| order.as_ref().is_some_and(|order| order.is(&ahead.order));
         run.current = run.ahead.take().filter(as_wanted);
-        run.last = Some(Keyframe::Last(clip.last.clone()));
+        run.last = clip.successor();
         run.clips += 1;
         run.is_told = false;
         Ok(())
@@ -345,21 +384,8 @@ impl SvdSrc {
     }
 
     /// Something was set while the element runs: the next clip is begun anew.
-    fn revise(&self, property: &str) {
-        let ahead = {
-            let mut state = self.state.lock().unwrap();
-            let Some(run) = state.run.as_mut() else { return };
-            let next = run.clips + u64::from(run.current.is_some());
-            match property {
-                "seed" => run.seeded = next,
-                "location" | "keyframe" => {
-                    run.pictured = next;
-                    run.anchor = Anchor::default();
-                }
-                _ => {}
-            }
-            run.ahead.take()
-        };
+    fn revise(&self) {
+        let ahead = self.state.lock().unwrap().run.as_mut().and_then(|run| run.ahead.take());
         if let Some(clip) = ahead {
             clip.interrupt();
         }
@@ -445,21 +471,21 @@ impl ObjectImpl for SvdSrc {
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let is_new = {
             let mut wanted = self.wanted.lock().unwrap();
-            match pspec.name() {
+            let is_other = match pspec.name() {
                 "keyframe" => {
                     wanted.keyframe = value.get().expect("GObject checks the type");
                     true
                 }
-                // That it is set says that it counts anew, whatever it was.
-                "seed" => {
-                    wanted.settings.set("seed", value);
-                    true
-                }
                 name => wanted.settings.set(name, value),
+            };
+            if is_other && matches!(pspec.name(), "keyframe" | "location") {
+                wanted.picturings += 1;
             }
+            // That it is set says that it counts anew, whatever it was.
+            is_other || pspec.name() == "seed"
         };
         if is_new {
-            self.revise(pspec.name());
+            self.revise();
         }
     }
 

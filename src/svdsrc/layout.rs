@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! How much a run makes, and how its frames are divided into clips.
 
+use std::ops::Range;
+
 use gst::prelude::*;
 use serde_json::Value as Json;
 
@@ -19,6 +21,13 @@ pub enum Extent {
     },
     /// So long.
     Duration(gst::ClockTime),
+    /// One clip, of which only these frames are shown.
+    Part {
+        /// The first.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
 }
 
 impl Extent {
@@ -50,7 +59,7 @@ impl Extent {
     /// The same at a frame rate, in clips of `num_frames` at most.
     ///
     /// # Errors
-    /// Those of [`Layout::of_clips`] and [`Layout::of_frames`].
+    /// Those of [`Layout::of_clips`], [`Layout::of_frames`] and [`Layout::of_part`].
     pub fn layout(self, num_frames: i64, fps: gst::Fraction) -> Result<Layout> {
         match self {
             Self::Clips { count, is_chained } => Layout::of_clips(num_frames, count, is_chained),
@@ -59,6 +68,7 @@ impl Extent {
                 let frames = duration.nseconds().mul_div_round(fps.numer() as u64, second);
                 Layout::of_frames(num_frames, frames.unwrap_or(u64::MAX))
             }
+            Self::Part { first, count } => Layout::of_part(num_frames, first, count),
         }
     }
 }
@@ -72,6 +82,8 @@ pub struct Layout {
     pub is_chained: bool,
     /// Frames in all; `None` if there is no end.
     pub total: Option<u64>,
+    /// Frames of the first clip that are left out.
+    left_out: u64,
 }
 
 impl Layout {
@@ -83,7 +95,7 @@ impl Layout {
         if is_chained && num_frames < 2 && clips != Some(1) {
             return Err(Error::param("num_frames", num_frames, "use 2 or more for a chain"));
         }
-        let layout = Self { num_frames, is_chained, total: None };
+        let layout = Self { num_frames, is_chained, total: None, left_out: 0 };
         Ok(Self { total: clips.map(|clips| layout.start(clips)), ..layout })
     }
 
@@ -94,7 +106,7 @@ impl Layout {
     pub fn of_frames(num_frames: i64, total: u64) -> Result<Self> {
         let total = total.max(1);
         if total <= num_frames as u64 {
-            return Ok(Self { num_frames: total as i64, is_chained: false, total: Some(total) });
+            return Ok(Self { num_frames: total as i64, is_chained: false, total: Some(total), left_out: 0 });
         }
         if num_frames < 2 {
             return Err(Error::param("num_frames", num_frames, "use 2 or more: the duration takes more than one clip"));
@@ -102,7 +114,19 @@ impl Layout {
         // Each clip goes on by one frame less than it has.
         let clips = (total - 1).div_ceil(num_frames as u64 - 1);
         let steps = (total - 1).div_ceil(clips);
-        Ok(Self { num_frames: steps as i64 + 1, is_chained: true, total: Some(total) })
+        Ok(Self { num_frames: steps as i64 + 1, is_chained: true, total: Some(total), left_out: 0 })
+    }
+
+    /// One clip, of which `count` frames are shown, from `first` on.
+    ///
+    /// # Errors
+    /// [`Error::Param`] if it has not as many.
+    pub fn of_part(num_frames: i64, first: u64, count: u64) -> Result<Self> {
+        if first + count > num_frames as u64 {
+            let expected = format!("use {} or more, or another provenance", first + count);
+            return Err(Error::param("num_frames", num_frames, expected));
+        }
+        Ok(Self { num_frames, is_chained: false, total: Some(count), left_out: first })
     }
 
     /// The number of the first frame that clip `clip`, counted from 0, adds; that of clip `n` is also how many frames
@@ -117,9 +141,11 @@ impl Layout {
         self.total.map_or(start, |total| start.min(total))
     }
 
-    /// Frames that clip `clip` begins with and that have been shown.
-    pub fn repeated(&self, clip: u64) -> usize {
-        usize::from(self.is_chained && clip > 0)
+    /// The frames of clip `clip` that are shown: in a chain, all but the first clip begin with one that has been.
+    pub fn frames(&self, clip: u64) -> Range<usize> {
+        let first = if clip == 0 { self.left_out } else { u64::from(self.is_chained) };
+        let count = self.start(clip.saturating_add(1)) - self.start(clip);
+        first as usize..(first + count) as usize
     }
 
     /// Whether there is a clip of this number.
@@ -149,7 +175,7 @@ mod tests {
     fn a_chain_shares_its_joints() {
         let layout = Layout::of_clips(14, Some(3), true).unwrap();
         assert_eq!((parts(&layout), layout.total), (vec![14, 13, 13], Some(40)));
-        assert_eq!([0, 1].map(|clip| layout.repeated(clip)), [0, 1]);
+        assert_eq!([0, 1, 2].map(|clip| layout.frames(clip)), [0..14, 1..14, 1..14]);
         assert!(Layout::of_clips(1, None, true).is_err());
         assert!(Layout::of_clips(1, Some(1), true).is_ok());
     }
@@ -169,5 +195,14 @@ mod tests {
             assert_eq!(layout.is_chained, total > most as u64);
         }
         assert!(Layout::of_frames(1, 2).is_err());
+        let layout = Layout::of_frames(25, 50).unwrap();
+        assert_eq!([0, 1, 2].map(|clip| layout.frames(clip)), [0..18, 1..18, 1..16]);
+    }
+
+    #[test]
+    fn a_part_is_shown_alone() {
+        let layout = Layout::of_part(18, 1, 15).unwrap();
+        assert_eq!((parts(&layout), layout.total, layout.frames(0)), (vec![15], Some(15), 1..16));
+        assert!(Layout::of_part(15, 1, 15).is_err());
     }
 }

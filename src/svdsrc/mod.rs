@@ -18,8 +18,9 @@
  *
  * PROGRESS messages tell how far loading (`load-model`) and the clip that is waited for (`generate`) are; element messages
  * tell what each clip takes (`svdsrc-estimate`) and how it was made (`svdsrc-clip`). Stopping, flushing or ending the pipeline ends the
- * work within one denoising step. The same parameters and the same seed give the same clip. The stream's tags carry
- * them, as JSON in the comment, and `provenance` takes that JSON.
+ * work within one denoising step. The same parameters and the same seed give the same clip. A clip's message
+ * carries them as JSON, and `provenance` takes it to make that clip again, and no other; the stream's tags carry, in the
+ * comment, JSON that makes the whole run again.
  *
  * ## Example pipelines
  *

@@ -75,17 +75,27 @@ pub fn vae_decoder(config: &vae::Config, device: Device, kind: Kind, [frames, h,
     }
     let walk = Walk::new(device, kind);
     let spans: Vec<_> = spans(frames, how.chunk).into_iter().map(|span| span.end - span.start).collect();
-    let on_host = how.keep == Keep::Host && device.is_cuda();
+    let on_host = how.keep == Keep::Host;
+    // Something comes or goes while something else is computed with.
+    let overlaps = on_host && spans.len() > 1;
+    // On the CPU, what is kept on the host counts, too.
+    let counts = on_host && !device.is_cuda();
     let latents = walk.tensor(frames, config.latent_channels, h, w);
-    let mut pieces: Vec<_> =
-        spans.iter().map(|&n| latents.view([n, config.latent_channels, h, w], Layout::Plain)).map(Some).collect();
+    let piece = |&n: &i64| match on_host {
+        false => Some(latents.view([n, config.latent_channels, h, w], Layout::Plain)),
+        true => counts.then(|| walk.tensor(n, config.latent_channels, h, w)),
+    };
+    let mut pieces: Vec<_> = spans.iter().map(piece).collect();
     let (mut h, mut w, mut c) = (h, w, config.latent_channels);
     for (i, shape) in config.shapes().into_iter().enumerate() {
         let (inputs, outputs) = (shape.inputs, shape.outputs);
         let [rows, columns] = [latents.h * shape.side, latents.w * shape.side];
         for_each(&walk, &spans, &mut pieces, |n, place| {
             // From the host come its tiles, and of them the whole.
-            let x = place.clone().unwrap_or_else(|| walk.tensor(n, c, h, w).map());
+            let x = if on_host { walk.tensor(n, c, h, w).map() } else { place.clone().expect("it is there") };
+            // The next piece's tiles come and the last one's go meanwhile.
+            let _ahead = overlaps.then(|| walk.tensor(n, c, h, w));
+            let leaving = overlaps.then(|| walk.tensor(n, outputs, rows, columns));
             let x = match (i, shape.before) {
                 (0, _) => x.conv(inputs, 9, 1),
                 (1, Some(_)) if config.layers_per_block > 1 => pixel_attention(&x),
@@ -94,14 +104,26 @@ pub fn vae_decoder(config: &vae::Config, device: Device, kind: Kind, [frames, h,
             };
             let x = spatial_block(&x, outputs, None).contiguous();
             x.change();
-            *place = (!on_host).then_some(x);
+            drop(leaving);
+            if on_host {
+                let tiles = x.copy();
+                drop(x);
+                let has_room =
+                    place.as_ref().is_some_and(|room| (room.c, room.h, room.w) == (tiles.c, tiles.h, tiles.w));
+                if counts && !has_room {
+                    *place = Some(tiles.copy());
+                }
+            } else {
+                *place = Some(x);
+            }
         });
         (h, w, c) = (rows, columns, outputs);
         temporal_block(&walk, [frames, outputs, h * w], spans.len(), how, on_host, None);
     }
     let pictures = walk.tensor(frames + 2, 3, h, w);
     for_each(&walk, &spans, &mut pieces, |n, place| {
-        let x = place.clone().unwrap_or_else(|| walk.tensor(n, c, h, w).map());
+        let x = if on_host { walk.tensor(n, c, h, w).map() } else { place.clone().expect("it is there") };
+        let _ahead = overlaps.then(|| walk.tensor(n, c, h, w));
         let normed = x.norm();
         normed.change();
         normed.conv(3, 9, 1);
@@ -144,8 +166,10 @@ fn temporal_block(
     let scratch = walk.tensor(frames + 2, c, 1, widths[0]);
     for pass in [0, 1] {
         for &width in &widths {
-            let _x = (pieces > 1).then(|| walk.tensor(frames, c, 1, width));
-            let _tiles = on_host.then(|| walk.tensor(frames, c, 1, width));
+            let _x = (pieces > 1 || on_host).then(|| walk.tensor(frames, c, 1, width));
+            // The next strip comes and, once they change, the last one goes meanwhile.
+            let _ahead = (pieces > 1 && on_host).then(|| walk.tensor(frames, c, 1, width));
+            let _leaving = (pass == 1 && pieces > 1 && on_host).then(|| walk.tensor(frames, c, 1, width));
             let hidden = (pass == 0 || !keeps).then(|| walk.tensor(frames + 2, c, 1, width));
             let halves = if pass == 1 && !keeps { 2 } else { 1 };
             for _ in 0..halves {

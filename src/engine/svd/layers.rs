@@ -212,7 +212,7 @@ impl SpatioTemporalResBlock {
             block.second(&hidden, &second, scratch);
             // The temporal branch is the spatial one and this residual: their blend is that much of the residual.
             let _ = x.addcmul_(&scratch.frames(), &share_of_time);
-            clip.put_strip(strip, &x);
+            clip.put_strip(strip, x);
             after(if keeps { share } else { 2.0 * share })?;
         }
         Ok(())
