@@ -12,7 +12,7 @@
 
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr::{self, NonNull};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::thread;
 
 use tch::{Device, Tensor};
@@ -100,7 +100,7 @@ impl Stream {
         let unwinding = Unwinding(self);
         let what = Some(self.run(work));
         drop(unwinding);
-        Pending { what, done: Rc::new(self.record()) }
+        Pending { what, done: Arc::new(self.record()) }
     }
 }
 
@@ -110,6 +110,11 @@ pub struct Event {
     /// `None` where everything has been done already.
     raw: Option<NonNull<RawEvent>>,
 }
+
+// SAFETY: an event is a mark in a device's queue, which any thread may wait for; nothing here changes it.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
 
 impl Event {
     /// Waits until it has come.
@@ -138,7 +143,7 @@ impl Drop for Event {
 /// Work on another stream that may be under way, and all tensors that it reads or writes.
 pub struct Pending<T> {
     what: Option<T>,
-    done: Rc<Event>,
+    done: Arc<Event>,
 }
 
 impl<T> Pending<T> {
@@ -155,7 +160,7 @@ impl<T> Pending<T> {
     }
 
     /// The event that it is done.
-    pub fn done(&self) -> Rc<Event> {
+    pub fn done(&self) -> Arc<Event> {
         self.done.clone()
     }
 }

@@ -9,7 +9,7 @@ use gst_video::{VideoFrameRef, VideoInfo};
 
 use crate::engine::Result;
 use crate::engine::bytes::Bytes;
-use crate::engine::esrgan::{Model, Task, run};
+use crate::engine::esrgan::{Begun, Model, Task, begin};
 use crate::engine::worker::{Cancel, Reply, Worker};
 use crate::video;
 
@@ -36,16 +36,14 @@ struct Pending {
 struct Batch {
     frames: Vec<Pending>,
     /// For those that don't repeat another.
-    reply: Option<Reply<Made>>,
+    work: Option<Work>,
 }
 
-/// What the model's thread gives back.
-struct Made {
-    pictures: Vec<Bytes>,
-    tiles: u64,
-    retries: u64,
-    redone: Option<&'static str>,
-    took: Duration,
+/// Pictures that are with the model.
+struct Work {
+    inputs: Vec<Arc<Vec<u8>>>,
+    format: Arc<Format>,
+    reply: Reply<(Begun, Instant)>,
 }
 
 /// What can be told of frames that came out.
@@ -141,18 +139,22 @@ impl Queue {
         }
         let frames = std::mem::take(&mut self.gathered);
         let fresh = std::mem::take(&mut self.fresh);
-        let (job, cancel) = (format.clone(), cancel.clone());
-        let reply = (!fresh.is_empty()).then(|| {
-            self.worker.submit(move |model| {
-                let start = Instant::now();
-                let inputs: Vec<_> = fresh.iter().map(|bytes| model.upload(bytes)).collect::<Result<_>>()?;
-                let outcome = run(model, &inputs, &job.task, &cancel)?;
-                let pictures = outcome.pictures.iter().map(Bytes::new).collect::<Result<_>>()?;
-                let (tiles, retries, redone) = (outcome.tiles, outcome.retries, outcome.redone);
-                Ok(Made { pictures, tiles, retries, redone, took: start.elapsed() })
-            })
+        let work = (!fresh.is_empty()).then(|| self.begin(fresh, format, cancel, false));
+        self.working.push_back(Batch { frames, work });
+    }
+
+    /// Gives pictures to the model, which looks at each tile if they come for the second time.
+    fn begin(&self, inputs: Vec<Arc<Vec<u8>>>, format: &Arc<Format>, cancel: &Cancel, is_second: bool) -> Work {
+        let (pictures, job, cancel) = (inputs.clone(), format.clone(), cancel.clone());
+        let reply = self.worker.submit(move |model| {
+            if is_second {
+                model.check_tiles();
+            }
+            let start = Instant::now();
+            let pictures: Vec<_> = pictures.iter().map(|picture| picture.as_slice()).collect();
+            Ok((begin(model, &pictures, &job.task, &cancel)?, start))
         });
-        self.working.push_back(Batch { frames, reply });
+        Work { inputs, format: format.clone(), reply }
     }
 
     /// Batches in work that must be waited for: all but those that the model may have in hand, or, to `drain` it, all.
@@ -166,15 +168,10 @@ impl Queue {
     /// That of the model. Its frames are lost, and the stream with them.
     pub fn wait(&mut self, cancel: &Cancel) -> Result<Incident> {
         let Some(batch) = self.working.pop_front() else { return Ok(Incident::default()) };
-        let made = batch.reply.map(|reply| reply.wait_or(cancel)).transpose()?;
         let mut incident = Incident::default();
         let mut pictures = Vec::new();
-        if let Some(made) = made {
-            incident = Incident { has_shrunk: made.retries > 0, redone: made.redone };
-            self.stats.tiles += made.tiles;
-            self.stats.retries += made.retries;
-            self.stats.took += made.took;
-            pictures = made.pictures;
+        if let Some(work) = batch.work {
+            (pictures, incident) = self.finish(work, cancel)?;
         }
         let mut pictures = pictures.into_iter();
         for Pending { mut shell, repeats } in batch.frames {
@@ -192,6 +189,28 @@ impl Queue {
             self.ready.push_back(shell);
         }
         Ok(incident)
+    }
+
+    /// Waits for pictures that are with the model.
+    fn finish(&mut self, work: Work, cancel: &Cancel) -> Result<(Vec<Bytes>, Incident)> {
+        let Work { inputs, format, reply } = work;
+        let mut incident = Incident::default();
+        let mut collect = |stats: &mut Stats, reply: Reply<(Begun, Instant)>| {
+            let (begun, start) = reply.wait_or(cancel)?;
+            incident.has_shrunk |= begun.retries > 0;
+            incident.redone = begun.redone;
+            stats.tiles += begun.tiles;
+            stats.retries += begun.retries;
+            let pictures = begun.finish();
+            stats.took += start.elapsed();
+            pictures
+        };
+        let mut pictures = collect(&mut self.stats, reply)?;
+        if pictures.is_none() {
+            let again = self.begin(inputs, &format, cancel, true);
+            pictures = collect(&mut self.stats, again.reply)?;
+        }
+        Ok((pictures.unwrap_or_default(), incident))
     }
 
     /// The next frame that is done.

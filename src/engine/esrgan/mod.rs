@@ -17,12 +17,14 @@ mod resample;
 pub mod rrdbnet;
 pub mod srvgg;
 mod tile;
+mod transfer;
 mod upscale;
 
 pub use arch::{Architecture, Network, Shapes};
 pub use file::{ModelFile, Partner, inspect, open};
 pub use model::Model;
 pub use params::{MAX_OUTSCALE, Params, scaled, unscaled};
+pub use transfer::{Begun, begin};
 pub use upscale::{Outcome, Task, Upscaled, run, upscale};
 
 /// The leaky ReLU of this slope. `tch` binds it without its slope, but its gradient with one, and that times `x` is it.

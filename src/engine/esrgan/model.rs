@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
 
+use super::transfer::Transfer;
 use super::{Architecture, ModelFile, Network, open};
 use crate::engine::cache::Cache;
 use crate::engine::device::kind_name;
@@ -22,6 +23,9 @@ pub struct Model {
     exact: Option<Network>,
     /// The most pixels of a tile that the device's memory can hold, once they were too many.
     pub(super) most: Option<i64>,
+    pub(super) transfer: Transfer,
+    /// Whether each tile is looked at when it is computed. To ask a GPU, one must wait for it.
+    is_checked: bool,
 }
 
 impl Model {
@@ -33,7 +37,8 @@ impl Model {
     pub fn load(file: impl Into<ModelFile>, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
         let file = file.into();
         let (network, architecture) = load(&file, device, kind, cancel)?;
-        Ok(Self { file, architecture, network, device, kind, exact: None, most: None })
+        let (transfer, is_checked) = (Transfer::new(device), device == Device::Cpu);
+        Ok(Self { file, architecture, network, device, kind, exact: None, most: None, transfer, is_checked })
     }
 
     /// The worker that owns the model in `file` on `device` in `kind`; loads it in the background, if nobody has.
@@ -50,13 +55,15 @@ impl Model {
         self.architecture
     }
 
-    /// A picture's bytes, on the model's device.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`].
-    pub fn upload(&self, bytes: &[u8]) -> Result<Tensor> {
-        let length = [bytes.len() as i64];
-        Ok(Tensor::f_from_data_size(bytes, &length, Kind::Uint8)?.f_to_device(self.device)?)
+    /// Looks at each tile from now on, and does in float32 again what is not finite.
+    pub fn check_tiles(&mut self) {
+        self.is_checked = true;
+    }
+
+    /// Looks at all tiles of a picture at once, at its end, as on a GPU.
+    #[cfg(test)]
+    pub(super) fn trust_tiles(&mut self) {
+        self.is_checked = false;
     }
 
     /// The precision that it computes in: fp32, fp16 or bf16.
@@ -69,13 +76,19 @@ impl Model {
         self.architecture.values_per_pixel() * self.kind.elt_size_in_bytes() as i64
     }
 
-    /// Runs the network on pictures (n, 3, h, w) in float32; gives float32 in [0, 1], and whether the model's own
-    /// precision did not suffice.
-    pub(super) fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<(Tensor, bool)> {
+    /// Runs the network on pictures (n, 3, h, w) in float32.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] soon after the token is set; [`Error::Model`] if numbers are not finite even in float32.
+    pub(super) fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<Enlarged> {
         let x = &channels_last(x);
         let result = self.network.forward(&x.to_kind(self.kind), cancel)?.to_kind(Kind::Float);
+        if !self.is_checked {
+            let is_finite = Some(result.isfinite().all());
+            return Ok(Enlarged { picture: clamped(result), is_finite, is_redone: false });
+        }
         if is_finite(&result) {
-            return Ok((clamped(result), false));
+            return Ok(Enlarged { picture: clamped(result), is_finite: None, is_redone: false });
         }
         if self.kind != Kind::Float {
             if self.exact.is_none() {
@@ -84,7 +97,7 @@ impl Model {
             if let Some(exact) = &self.exact {
                 let result = exact.forward(x, cancel)?;
                 if is_finite(&result) {
-                    return Ok((clamped(result), true));
+                    return Ok(Enlarged { picture: clamped(result), is_finite: None, is_redone: true });
                 }
             }
         }
@@ -93,6 +106,16 @@ impl Model {
             "the network gives numbers that are not finite, even in fp32: its weights are broken",
         ))
     }
+}
+
+/// What the network makes of a tile.
+pub(super) struct Enlarged {
+    /// (n, 3, scale * h, scale * w) in float32, in [0, 1].
+    pub picture: Tensor,
+    /// Whether all numbers are finite, on the device, if nobody has looked yet.
+    pub is_finite: Option<Tensor>,
+    /// Whether the model's own precision did not suffice.
+    pub is_redone: bool,
 }
 
 fn load(file: &ModelFile, device: Device, kind: Kind, cancel: &Cancel) -> Result<(Network, Architecture)> {

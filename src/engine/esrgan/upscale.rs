@@ -8,7 +8,9 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::model::Enlarged;
 use super::tile::{Mosaic, Side, Span};
+use super::transfer::begin;
 use super::{Model, Params, scaled};
 use crate::engine::image::Frame;
 use crate::engine::pixels::{self, Canvas, Layout};
@@ -44,6 +46,8 @@ pub struct Outcome {
     pub retries: u64,
     /// The precision whose range did not suffice, so that at least a tile was done again in float32.
     pub redone: Option<&'static str>,
+    /// Whether all numbers were finite, on the device, if the model does not look at each tile.
+    pub is_finite: Option<Tensor>,
 }
 
 /// An upscaled picture.
@@ -76,10 +80,16 @@ pub fn upscale(model: &mut Model, picture: &Frame, params: &Params, cancel: &Can
         size,
         params: *params,
     };
-    let bytes = Tensor::from_slice(picture.data()).to_device(model.device);
-    let Outcome { mut pictures, redone, .. } = run(model, &[bytes], &task, cancel)?;
-    let bytes = pictures.pop().expect("one picture goes in").to_device(Device::Cpu);
-    let picture = Frame::new(width as usize, height as usize, picture.channels(), Vec::<u8>::try_from(bytes)?);
+    let begin = |model: &mut Model| begin(model, &[picture.data()], &task, cancel);
+    let begun = begin(model)?;
+    let (mut redone, mut bytes) = (begun.redone, begun.finish()?);
+    if bytes.is_none() {
+        model.check_tiles();
+        let begun = begin(model)?;
+        (redone, bytes) = (begun.redone, begun.finish()?);
+    }
+    let bytes = bytes.and_then(|mut pictures| pictures.pop()).expect("a picture that is looked at comes out");
+    let picture = Frame::new(width as usize, height as usize, picture.channels(), bytes.as_ref().to_vec());
     Ok(Upscaled { picture, redone })
 }
 
@@ -191,21 +201,22 @@ impl Plan {
         let alpha = self.alpha(pictures, task);
         let [rows, columns] = [0, 1].map(|i| self.sides[i].spans(self.counts[i], self.pad));
         let mut mosaic = Mosaic::new(task.size[1]);
-        let (mut tiles, mut redone) = (0, false);
+        let mut seen = Seen::default();
+        let mut tiles = 0;
         for row in &rows {
             for column in &columns {
                 cancel.check()?;
-                let (tile, again) = self.tile(model, pictures, task, row, column, &alpha, cancel)?;
+                let tile = self.tile(model, pictures, task, row, column, &alpha, &mut seen, cancel)?;
                 mosaic.put(&tile, row, column, task.origin, &mut canvases);
                 tiles += pictures.len() as u64;
-                redone |= again;
             }
         }
         let pictures = canvases.into_iter().map(Canvas::finish).collect();
-        Ok(Outcome { pictures, tiles, retries: 0, redone: redone.then(|| model.dtype()) })
+        let is_finite = (!seen.flags.is_empty()).then(|| Tensor::stack(&seen.flags, 0).all());
+        Ok(Outcome { pictures, tiles, retries: 0, redone: seen.is_redone.then(|| model.dtype()), is_finite })
     }
 
-    /// A tile of all pictures, (n, 3 or 4, rows, columns) in float32, and whether float32 had to help.
+    /// A tile of all pictures, (n, 3 or 4, rows, columns) in float32.
     #[allow(clippy::too_many_arguments)]
     fn tile(
         &self,
@@ -215,27 +226,25 @@ impl Plan {
         row: &Span,
         column: &Span,
         alpha: &Alpha,
+        seen: &mut Seen,
         cancel: &Cancel,
-    ) -> Result<(Tensor, bool)> {
+    ) -> Result<Tensor> {
         let [height, width] = self.sides.map(|side| side.from);
-        let seen = [row.seen.start..row.seen.end.min(height), column.seen.start..column.seen.end.min(width)];
-        let [rows, columns] = seen.clone();
+        let (rows, columns) = (row.seen.start..row.seen.end.min(height), column.seen.start..column.seen.end.min(width));
         let read = |bytes: &Tensor| pixels::read(bytes, &task.from, rows.clone(), columns.clone());
         let given = Tensor::cat(&pictures.iter().map(read).collect::<Vec<_>>(), 0);
-        let given = extend(&given, column.seen.end - seen[1].end, row.seen.end - seen[0].end);
-        let (output, mut redone) = self.enlarge(model, &given.narrow(1, 0, 3), row, column, cancel)?;
+        let given = extend(&given, column.seen.end - columns.end, row.seen.end - rows.end);
+        let output = self.enlarge(model, &given.narrow(1, 0, 3), row, column, seen, cancel)?;
         let alpha = match alpha {
-            Alpha::None => return Ok((output, redone)),
+            Alpha::None => return Ok(output),
             Alpha::Flat(values) => values.expand([-1, -1, output.size()[2], output.size()[3]], false),
             // The networks know three channels: alpha goes in as a grey picture.
             Alpha::Picture => {
                 let grey = given.narrow(1, 3, 1).expand([-1, 3, -1, -1], false);
-                let (grey, again) = self.enlarge(model, &grey, row, column, cancel)?;
-                redone |= again;
-                grey.mean_dim([1i64].as_slice(), true, Kind::Float)
+                self.enlarge(model, &grey, row, column, seen, cancel)?.mean_dim([1i64].as_slice(), true, Kind::Float)
             }
         };
-        Ok((Tensor::cat(&[output, alpha], 1), redone))
+        Ok(Tensor::cat(&[output, alpha], 1))
     }
 
     /// What `row` and `column` give of what they see: (n, 3, rows, columns), a tensor of its own.
@@ -245,9 +254,16 @@ impl Plan {
         x: &Tensor,
         row: &Span,
         column: &Span,
+        seen: &mut Seen,
         cancel: &Cancel,
-    ) -> Result<(Tensor, bool)> {
-        let (x, redone) = if self.is_run { model.run(x, cancel)? } else { (x.shallow_clone(), false) };
+    ) -> Result<Tensor> {
+        let mut x = x.shallow_clone();
+        if self.is_run {
+            let Enlarged { picture, is_finite, is_redone } = model.run(&x, cancel)?;
+            x = picture;
+            seen.flags.extend(is_finite);
+            seen.is_redone |= is_redone;
+        }
         cancel.check()?;
         let [rows, columns] = self.sides;
         let used = |span: &Span, side: &Side| {
@@ -256,7 +272,7 @@ impl Plan {
         let ((top, height), (left, width)) = (used(row, &rows), used(column, &columns));
         let x = x.narrow(2, top, height).narrow(3, left, width);
         let x = rows.resampler().resample(&x, 2, row.used.start, &row.given);
-        Ok((columns.resampler().resample(&x, 3, column.used.start, &column.given), redone))
+        Ok(columns.resampler().resample(&x, 3, column.used.start, &column.given))
     }
 
     /// What is to be done about the pictures' alpha.
@@ -285,6 +301,15 @@ impl Plan {
             None => Alpha::Picture,
         }
     }
+}
+
+/// What is known of the numbers of a picture's tiles.
+#[derive(Default)]
+struct Seen {
+    /// Whether those of a tile are finite, on the device.
+    flags: Vec<Tensor>,
+    /// Whether float32 had to help.
+    is_redone: bool,
 }
 
 /// How a picture's alpha becomes larger.
@@ -352,6 +377,47 @@ fn extend(x: &Tensor, right: i64, bottom: i64) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A network x2 that is written to a file: one convolution, an activation, another one. `gain` is what the first
+    /// makes larger and the second smaller again.
+    fn model(gain: f64, kind: Kind) -> (tempfile::TempDir, Model) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.safetensors");
+        let tensor = |shape: &[i64], scale: f64| Tensor::ones(shape, (Kind::Float, Device::Cpu)) * scale;
+        let tensors = [
+            ("body.0.weight", tensor(&[4, 3, 3, 3], 0.01 * gain)),
+            ("body.0.bias", tensor(&[4], 0.0)),
+            ("body.1.weight", tensor(&[4], 0.5)),
+            ("body.2.weight", tensor(&[12, 4, 3, 3], 0.01 / gain)),
+            ("body.2.bias", tensor(&[12], 0.01)),
+        ];
+        Tensor::write_safetensors(&tensors, &path).unwrap();
+        let model = Model::load(&path, Device::Cpu, kind, &Cancel::default()).unwrap();
+        (folder, model)
+    }
+
+    #[test]
+    fn numbers_that_are_found_bad_at_the_end_are_done_again() {
+        let data = (0..20 * 16 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let picture = Frame::new(20, 16, 3, data);
+        let run = |model: &mut Model| {
+            let params = Params { tile: 8, ..Params::default() };
+            guarded(|| upscale(model, &picture, &params, &Cancel::default()))
+        };
+        let wanted = run(&mut model(1.0, Kind::Float).1).unwrap().picture;
+        for (gain, redone) in [(1.0, None), (1e7, Some("fp16"))] {
+            let (_folder, mut model) = model(gain, Kind::Half);
+            model.trust_tiles();
+            let seen = run(&mut model).unwrap();
+            assert_eq!(seen.redone, redone);
+            let most = seen.picture.data().iter().zip(wanted.data()).map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(most <= Some(1), "{gain}: {most:?}");
+        }
+        let (_folder, mut model) = model(f64::INFINITY, Kind::Half);
+        model.trust_tiles();
+        let message = run(&mut model).unwrap_err().to_string();
+        assert!(message.contains("not finite, even in fp32"), "{message}");
+    }
 
     #[test]
     fn pictures_are_mirrored_or_else_repeated() {

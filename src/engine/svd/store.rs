@@ -5,7 +5,7 @@
 //! frames. A strip holds about as many values as a piece.
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use tch::{Device, Tensor};
 
@@ -37,7 +37,7 @@ pub struct Store {
 struct Tile {
     values: Tensor,
     /// When its last values have come from the device.
-    written: Option<Rc<Event>>,
+    written: Option<Arc<Event>>,
 }
 
 /// What is on its way between host and device, while other activations are computed with.
