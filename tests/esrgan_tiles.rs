@@ -6,6 +6,7 @@ mod common;
 use std::sync::{Mutex, MutexGuard};
 
 use common::{difference, file, noise, recipe_file};
+use gst::prelude::*;
 use gsttorchvideo::engine::esrgan::{Model, Params, Task, run, upscale};
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::memory;
@@ -189,6 +190,58 @@ fn memory_does_not_grow_with_the_picture() {
     assert!(large <= small + grown + grown / 10, "{small} and {large} bytes");
 }
 
+/// Takes the limit away again, however a test ends.
+struct Limit;
+
+impl Limit {
+    fn set(bytes: u64) -> Self {
+        memory::limit(Some(bytes));
+        Self
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        memory::limit(None);
+    }
+}
+
+#[test]
+fn no_frame_is_lost_where_memory_runs_out() {
+    let _alone = alone();
+    common::register();
+    let element = gst::parse::launch("realesrganscale device=cpu tile=200").unwrap();
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    let mut harness = gst_check::Harness::with_element(&element, Some("sink"), Some("src"));
+    harness.set_src_caps(
+        gst_video::VideoInfo::builder(gst_video::VideoFormat::Rgb, 160, 120).build().unwrap().to_caps().unwrap(),
+    );
+    let mut push = |shade: u8| {
+        let data = noise(160, 120, 3).data().iter().map(|value| value / 8 * shade).collect::<Vec<_>>();
+        let output = harness.push_and_pull(gst::Buffer::from_slice(data)).unwrap();
+        output.map_readable().unwrap().to_vec()
+    };
+    let wanted = [push(1), push(3), push(5)];
+    let current = memory::usage(Device::Cpu).current;
+    memory::reset_peak(Device::Cpu);
+    push(7);
+    let needed = memory::usage(Device::Cpu).peak - current;
+    let _limit = Limit::set(memory::usage(Device::Cpu).current + needed * 3 / 4);
+    for (shade, wanted) in [1, 3, 5].into_iter().zip(&wanted) {
+        assert!(push(shade).iter().zip(wanted).all(|(a, b)| a.abs_diff(*b) <= 1), "{shade}");
+    }
+    let stats = element.property::<gst::Structure>("stats");
+    assert_eq!((stats.get::<u64>("frames"), stats.get::<u64>("retries")), (Ok(7), Ok(1)));
+    let warnings: Vec<_> = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning])).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    drop(_limit);
+    let _limit = Limit::set(memory::usage(Device::Cpu).current + 1000);
+    assert!(harness.push(gst::Buffer::from_slice(vec![1u8; 160 * 120 * 3])).is_err());
+    let errors: Vec<_> = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Error])).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+}
+
 #[test]
 fn too_little_memory_is_told_or_made_do_with() {
     let _alone = alone();
@@ -203,18 +256,11 @@ fn too_little_memory_is_told_or_made_do_with() {
     }
 
     // The memory is out in the middle of it: the tiles become smaller, and the picture is the same.
-    struct Limit;
-    impl Drop for Limit {
-        fn drop(&mut self) {
-            memory::limit(None);
-        }
-    }
-    let _limit = Limit;
     let current = memory::usage(Device::Cpu).current;
     memory::reset_peak(Device::Cpu);
     upscaled(&mut model, &picture, Params::default());
     let needed = memory::usage(Device::Cpu).peak - current;
-    memory::limit(Some(current + needed * 3 / 4));
+    let _limit = Limit::set(current + needed * 3 / 4);
     let layout = |width, height| Layout::rgb(width, height, false).unwrap();
     let task = Task {
         from: layout(160, 120),

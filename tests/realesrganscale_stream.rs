@@ -263,9 +263,17 @@ fn a_batch_does_not_wait_across_a_gap_or_a_change() {
     let old = VideoInfo::builder(VideoFormat::Rgb, 24, 16).build().unwrap().size();
     assert_eq!(sizes(&mut bench), [old; 4]);
     bench.harness.push(buffer(&noise(6, 4, 3), 21)).unwrap();
+    // A new rate, another format.
+    bench.harness.set_src_caps(caps("format=RGB,width=6,height=4,framerate=30/1"));
+    assert_eq!(sizes(&mut bench), [bench.output().size()]);
+    bench.harness.push(buffer(&noise(6, 4, 3), 22)).unwrap();
+    bench.harness.set_src_caps(caps("format=GRAY8,width=6,height=4,framerate=30/1"));
+    assert_eq!(sizes(&mut bench).len(), 1);
+    bench.harness.push(gst::Buffer::from_slice([9u8; 8 * 4])).unwrap();
     bench.harness.push_event(gst::event::Eos::new());
     assert_eq!(sizes(&mut bench), [bench.output().size()]);
-    assert_eq!(bench.output().width(), 12);
+    assert_eq!((bench.output().width(), bench.output().fps().numer()), (12, 30));
+    assert_eq!(bench.output().format(), VideoFormat::Gray8);
 }
 
 #[test]
@@ -461,6 +469,41 @@ fn two_thousand_frames_take_no_more_memory_than_a_few() {
     println!("{resident_grown} and {tensors_grown} bytes more");
     // A single picture that stayed would be 1,152 bytes a frame. Other tests run beside this one.
     assert!(resident_grown < 64 << 20, "{resident_grown}");
+}
+
+#[test]
+fn a_hundred_frames_of_a_gradient_in_4k_have_no_bands() {
+    // 1024 shades that move on from frame to frame, in tiles, through a network that repeats each pixel.
+    let (_folder, nothing) = nothing();
+    let (width, height) = (1920, 1080);
+    let mut bench = Bench::new(&format!("{nothing} tile=500"));
+    bench.harness.set_src_caps(caps(&format!("format=GBR_10LE,width={width},height={height},framerate=25/1")));
+    let info = VideoInfo::builder(VideoFormat::Gbr10le, width as u32, height as u32).build().unwrap();
+    let plane = info.offset()[1];
+    for number in 0..100usize {
+        let shade = |x: usize, y: usize, component: usize| (((x + y + 7 * number) / 3 + 300 * component) % 1024) as u16;
+        let mut bytes = vec![0; info.size()];
+        for (component, plane) in bytes.chunks_exact_mut(plane).enumerate() {
+            for (y, row) in plane.chunks_exact_mut(width * 2).enumerate() {
+                for (x, sample) in row.chunks_exact_mut(2).enumerate() {
+                    sample.copy_from_slice(&shade(x, y, component).to_le_bytes());
+                }
+            }
+        }
+        let output = bench.harness.push_and_pull(gst::Buffer::from_mut_slice(bytes)).unwrap();
+        let map = output.map_readable().unwrap();
+        assert_eq!(map.len(), 4 * info.size());
+        for (component, plane) in map.chunks_exact(4 * plane).enumerate() {
+            for (y, row) in plane.chunks_exact(width * 4).enumerate() {
+                let is_same = row
+                    .chunks_exact(2)
+                    .enumerate()
+                    .all(|(x, seen)| u16::from_le_bytes([seen[0], seen[1]]) == shade(x / 2, y / 2, component));
+                assert!(is_same, "frame {number}, row {y}");
+            }
+        }
+    }
+    assert!(bench.stat("tiles") >= 1200);
 }
 
 #[test]

@@ -5,36 +5,38 @@
  * SECTION:element-realesrganscale
  *
  * Upscales video with Real-ESRGAN. The model is a `.safetensors` file or an original `.pth` file; which network it
- * holds (RRDBNet for x1, x2 and x4, or SRVGGNetCompact) is read off its weights.
+ * holds (RRDBNet or SRVGGNetCompact) and by how much it scales is read off its weights.
  *
- * A frame comes out in the size that it came in times `outscale`, without fractions of pixels; with `outscale` 0 times
- * the model's own scale. If the two differ, what the model gives is resampled with an antialiased bicubic filter. An
- * alpha channel is upscaled too.
+ * A frame comes out in the size that it came in times `outscale`, without fractions of pixels. Where `outscale` is not
+ * set, caps behind the element decide, and where these don't, the model's own scale. What the model gives is brought to that size
+ * with an antialiased bicubic filter. The picture keeps its shape: by the pixels' aspect ratio, or by black borders
+ * (`add-borders`).
  *
- * Only 8-bit RGB formats are taken, because the networks work on full-range RGB: `videoconvert` brings others there and
- * back.
+ * RGB, YUV and grey of 8 to 16 bits go in and come out, progressive, converted by the colorimetry in the caps. An alpha
+ * channel is upscaled too.
  *
- * Large frames need much memory: `tile` lets a frame run through the network in pieces. `tile-pad` pixels around each
- * piece keep its seams out of sight.
+ * A frame runs through the network in tiles that fit into `max-memory`. They see so much around them that no seams
+ * show, and become smaller where the memory does not suffice.
  *
  * The model loads on a thread of its own; PROGRESS messages (`load-model`) tell about it. Elements with the same model,
- * device and precision share it. Frames are never dropped, however late: `qos=true` lets them be.
+ * device and precision share it. Frames are never dropped, however late: `qos=true` lets them be. Element messages
+ * (`realesrganscale-stats`) tell how it goes.
  *
  * ## Example pipelines
  *
  * Shows a small test picture four times as large:
  *
  * |[
- * gst-launch-1.0 videotestsrc num-buffers=1 ! video/x-raw,width=160,height=120 ! videoconvert ! realesrganscale ! \
- *     videoconvert ! imagefreeze ! autovideosink
+ * gst-launch-1.0 videotestsrc num-buffers=1 ! video/x-raw,width=160,height=120 ! realesrganscale ! videoconvert ! \
+ *     imagefreeze ! autovideosink
  * ]|
  *
- * Doubles a film's size with a x4 model, in tiles of 256 pixels:
+ * Brings a film to 1920x1080 with another model, three frames at once:
  *
  * |[
- * gst-launch-1.0 filesrc location=film.mp4 ! decodebin ! videoconvert ! \
- *     realesrganscale model-path=RealESRGAN_x4plus.pth outscale=2 tile=256 ! \
- *     videoconvert ! x264enc ! mp4mux ! filesink location=large.mp4
+ * gst-launch-1.0 filesrc location=film.mp4 ! decodebin ! \
+ *     realesrganscale model-path=RealESRGAN_x4plus.pth batch-size=3 ! \
+ *     video/x-raw,format=I420,width=1920,height=1080,pixel-aspect-ratio=1/1 ! x264enc ! mp4mux ! filesink location=large.mp4
  * ]|
  */
 use glib::prelude::*;
