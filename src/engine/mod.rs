@@ -17,6 +17,7 @@ pub mod pth;
 mod resample;
 pub mod stream;
 pub mod svd;
+pub mod threads;
 pub mod weights;
 pub mod worker;
 

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::weights::LoadProgress;
-use super::{Error, Result};
+use super::{Error, Result, threads};
 
 /// A token that ends a job early. Clones are the same token.
 #[derive(Debug, Clone, Default)]
@@ -174,6 +174,7 @@ impl<R> Reply<R> {
 /// May be used within itself.
 pub(super) fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
     quiet_panics();
+    threads::yield_soon();
     let is_within = GUARDED.replace(true);
     // What a panic leaves half done is dropped with the closure, and models hold no state between jobs.
     let result = catch_unwind(AssertUnwindSafe(|| tch::no_grad(work)));
