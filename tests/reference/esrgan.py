@@ -22,7 +22,6 @@ Three kinds of file:
                      NAME.input   uint8 [h, w, 3], RGB; the network sees value / 255
                      NAME.float   float32 [1, 3, 4h, 4w], clamped to 0..1
                      NAME.output  uint8 [4h, 4w, 3], RGB, 255 times that, rounded
-                     coffee.tiled uint8, the same picture in tiles of `tile` pixels with `tile_pad` around
   *.pth            files for the loader: an RRDBNet with recipe weights (num_feat 4, num_block 1,
                    num_grow_ch 2; see TINY) as trainers store it, the state of a training without a network, a
                    TorchScript program, tensors that are views, and two hostile
@@ -37,7 +36,6 @@ The photographs are scikit-image's: the astronaut (NASA, public domain), coffee 
 
 import hashlib
 import json
-import math
 import os
 import pathlib
 import typing
@@ -60,7 +58,6 @@ INPUTS = {"even": (2, 3, 12, 8), "odd": (1, 3, 13, 10)}
 SMALL_INPUTS = {"even": (1, 3, 4, 4), "odd": (1, 3, 3, 5)}  # for the larger scales
 STRENGTHS = (0.0, 0.3, 0.75)
 TINY = {"scale": 4, "num_feat": 4, "num_block": 1, "num_grow_ch": 2}
-TILE, TILE_PAD = 16, 10
 
 
 def rrdb_shapes(scale, num_feat, num_block, num_grow_ch, doublings=2, plus=False):
@@ -184,27 +181,6 @@ def blend():
     safetensors.torch.save_file(tensors, OUT / "blend.safetensors", metadata)
 
 
-def tiled(model, scale, picture):
-    """Upscales a picture tile by tile.
-
-    The picture is divided into squares of TILE pixels from its upper left corner; the last of a row or
-    column may be smaller. Each is grown by up to TILE_PAD pixels on every side, where the picture has
-    them, run through the network, and the margin's answer is dropped.
-    """
-    height, width = picture.shape[2:]
-    out = picture.new_zeros(picture.shape[0], 3, height * scale, width * scale)
-    for row in range(math.ceil(height / TILE)):
-        for column in range(math.ceil(width / TILE)):
-            top, left = row * TILE, column * TILE
-            bottom, right = min(top + TILE, height), min(left + TILE, width)
-            above, before = max(top - TILE_PAD, 0), max(left - TILE_PAD, 0)
-            piece = model(picture[:, :, above : bottom + TILE_PAD, before : right + TILE_PAD])
-            y, x = (top - above) * scale, (left - before) * scale
-            piece = piece[:, :, y : y + (bottom - top) * scale, x : x + (right - left) * scale]
-            out[:, :, top * scale : bottom * scale, left * scale : right * scale] = piece
-    return out
-
-
 def to_bytes(picture):
     return (picture.clamp(0, 1)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
 
@@ -225,16 +201,10 @@ def real(name):
         tensors[f"{label}.float"] = out.contiguous()
         tensors[f"{label}.output"] = to_bytes(out)
         print(f"real_{name} {label}: {tuple(out.shape)}, {out.min():.3f} to {out.max():.3f}")
-        if label == "coffee":
-            tensors["coffee.tiled"] = to_bytes(tiled(model, 4, picture))
-            difference = (tensors["coffee.tiled"].int() - tensors["coffee.output"].int()).abs()
-            print(f"  tiled: {difference.count_nonzero()} values differ, by up to {difference.max()}")
     metadata = {
         "weights": f"{name}.safetensors",
         "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "scale": "4",
-        "tile": str(TILE),
-        "tile_pad": str(TILE_PAD),
     }
     safetensors.torch.save_file(tensors, OUT / f"real_{name}.safetensors", metadata)
 
