@@ -244,9 +244,9 @@ impl<'a> Planner<'a> {
         let encoding = if upcast { Speed::of(self.device, Kind::Float) } else { speed(Stage::Encode) };
         let need = |stage, seconds| Need { bytes: self.bytes(stage, way), seconds };
         Estimate {
-            encode: need(Stage::Encode, speed(Stage::Encode).seconds(&clip) + encoding.seconds(&encoder)),
-            denoise: need(Stage::Denoise, speed(Stage::Denoise).seconds(&unet) * (halves * steps) as f64),
-            decode: need(Stage::Decode, speed(Stage::Decode).seconds(&decoder)),
+            encode: need(Stage::Encode, speed(Stage::Encode).seconds(&clip.work) + encoding.seconds(&encoder.work)),
+            denoise: need(Stage::Denoise, speed(Stage::Denoise).seconds(&unet.work) * (halves * steps) as f64),
+            decode: need(Stage::Decode, speed(Stage::Decode).seconds(&decoder.work)),
         }
     }
 
