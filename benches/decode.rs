@@ -21,14 +21,14 @@ struct Case {
 
 const CASES: [Case; 2] = [
     Case {
-        name: "svd-nano, 14 frames of 256x144",
+        name: "svd-nano, 14 frames of 128x96",
         config: || Config {
             block_out_channels: vec![64, 32, 96, 128],
             layers_per_block: 1,
             latent_channels: 16,
             ..Config::default()
         },
-        size: [14, 18, 32],
+        size: [14, 12, 16],
     },
     Case {
         name: "SVD, 14 frames of 64x48",
