@@ -3,32 +3,11 @@
 //! `cargo run --release --example svd_memory`. No weights and no GPU are needed.
 
 use gsttorchvideo::engine::image::Fit;
-use gsttorchvideo::engine::svd::{ModelInfo, Params, Planner, Stage, clip, schedule, unet, vae};
+use gsttorchvideo::engine::svd::{ModelInfo, Params, Planner, Stage};
 use tch::{Device, Kind};
 
 fn main() {
-    let info = ModelInfo {
-        model_type: None,
-        recommended: Params::default(),
-        unet: unet::Config::default(),
-        vae: vae::Config {
-            block_out_channels: vec![128, 256, 512, 512],
-            layers_per_block: 2,
-            ..vae::Config::default()
-        },
-        clip: clip::Config {
-            hidden_size: 1280,
-            intermediate_size: 5120,
-            projection_dim: 1024,
-            num_hidden_layers: 32,
-            num_attention_heads: 16,
-            patch_size: 14,
-            hidden_act: "gelu".into(),
-            ..clip::Config::default()
-        },
-        schedule: schedule::Config::default(),
-        preprocessor: Default::default(),
-    };
+    let info = ModelInfo::published();
     println!("{:>12} {:>5}  encode denoise decode  (GB)  how", "clip", "GB");
     for (width, height, num_frames) in [(1024, 576, 25), (1280, 720, 24)] {
         let params = Params { width, height, num_frames, keyframe_fit: Fit::Crop, ..Params::default() };

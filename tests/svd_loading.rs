@@ -260,19 +260,9 @@ fn every_name_is_mapped_as_proven() {
 
 /// Writes a safetensors file with nothing in it but zeros, which take no space.
 fn write_sparse(shapes: &BTreeMap<String, Vec<i64>>, metadata: &[(&str, &str)], path: &Path) {
-    let (mut header, mut offset) = (serde_json::Map::new(), 0);
-    for (name, shape) in shapes {
-        let end = offset + 2 * shape.iter().product::<i64>();
-        header.insert(name.clone(), serde_json::json!({"dtype": "F16", "shape": shape, "data_offsets": [offset, end]}));
-        offset = end;
-    }
-    let metadata: BTreeMap<_, _> = metadata.iter().copied().collect();
-    header.insert("__metadata__".into(), serde_json::to_value(metadata).unwrap());
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(header);
-    fs::write(path, &bytes).unwrap();
-    fs::File::options().write(true).open(path).unwrap().set_len(bytes.len() as u64 + offset as u64).unwrap();
+    let (header, data) = common::safetensors_header(shapes, metadata);
+    fs::write(path, &header).unwrap();
+    fs::File::options().write(true).open(path).unwrap().set_len((header.len() + data) as u64).unwrap();
 }
 
 fn full_size(network: &str) -> (serde_json::Value, BTreeMap<String, Vec<i64>>) {

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What `svdsrc` and `svdanimate` share: properties, the model in use, clips in the making, and what is told of them.
 
+use std::cell::Cell;
+use std::ffi::c_char;
+use std::sync::OnceLock;
+
+use glib::subclass::prelude::*;
 use gst::prelude::*;
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo};
 use serde_json::Value as Json;
@@ -159,14 +164,64 @@ const NO_PRESET: [&str; 9] = [
     "guidance-scale",
 ];
 
-/// Sets the interface of presets up.
-pub fn init_preset(interface: &mut glib::Interface<gst::Preset>) {
-    unsafe extern "C" fn names(preset: *mut gst::ffi::GstPreset) -> *mut *mut std::ffi::c_char {
-        // SAFETY: GStreamer asks an object that has the interface; it frees the list and its texts.
-        let object: glib::translate::Borrowed<gst::Preset> = unsafe { glib::translate::from_glib_borrow(preset) };
-        let properties = object.list_properties();
-        let names = properties.iter().map(|spec| spec.name()).filter(|name| !NO_PRESET.contains(name));
-        glib::StrV::from_iter(names.map(glib::GString::from)).into_raw()
+/// An element that presets are of.
+pub trait Presets {
+    /// Whether a property was set by hand.
+    fn is_set(&self, name: &str) -> bool;
+}
+
+thread_local! {
+    /// Whether this thread saves a preset.
+    static SAVING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Sets the interface of presets up. A preset that is saved has what was set by hand and nothing else: a default that
+/// was set goes before what a model recommends.
+pub fn init_preset<T>(interface: &mut glib::Interface<gst::Preset>)
+where
+    T: ObjectSubclass + Presets,
+    T::Type: IsA<glib::Object>,
+{
+    type Save = unsafe extern "C" fn(*mut gst::ffi::GstPreset, *const c_char) -> glib::ffi::gboolean;
+    /// What the interface itself does.
+    static SAVE: OnceLock<Save> = OnceLock::new();
+
+    fn names<T>(preset: *mut gst::ffi::GstPreset) -> Vec<glib::GString>
+    where
+        T: ObjectSubclass + Presets,
+        T::Type: IsA<glib::Object>,
+    {
+        // SAFETY: GStreamer asks an object of the class whose interface this is.
+        let imp = unsafe { &*preset.cast::<T::Instance>() }.imp();
+        let is_kept = |name: &str| !NO_PRESET.contains(&name) && (!SAVING.get() || imp.is_set(name));
+        let properties = imp.obj().list_properties();
+        properties.iter().map(|spec| spec.name()).filter(|name| is_kept(name)).map(glib::GString::from).collect()
     }
-    AsMut::<gst::ffi::GstPresetInterface>::as_mut(interface).get_property_names = Some(names);
+    unsafe extern "C" fn list<T>(preset: *mut gst::ffi::GstPreset) -> *mut *mut c_char
+    where
+        T: ObjectSubclass + Presets,
+        T::Type: IsA<glib::Object>,
+    {
+        // GStreamer frees the list and its texts.
+        glib::StrV::from_iter(names::<T>(preset)).into_raw()
+    }
+    unsafe extern "C" fn save<T>(preset: *mut gst::ffi::GstPreset, name: *const c_char) -> glib::ffi::gboolean
+    where
+        T: ObjectSubclass + Presets,
+        T::Type: IsA<glib::Object>,
+    {
+        SAVING.set(true);
+        let saved = match SAVE.get() {
+            // SAFETY: as it would have been called.
+            Some(save) if !names::<T>(preset).is_empty() => unsafe { save(preset, name) },
+            _ => glib::ffi::GFALSE,
+        };
+        SAVING.set(false);
+        saved
+    }
+    let interface = AsMut::<gst::ffi::GstPresetInterface>::as_mut(interface);
+    interface.get_property_names = Some(list::<T>);
+    if let Some(of_interface) = interface.save_preset.replace(save::<T>) {
+        SAVE.get_or_init(|| of_interface);
+    }
 }

@@ -249,6 +249,11 @@ impl Settings {
         set.unwrap_or_else(|| spec.default_value().clone())
     }
 
+    /// Whether a property was set by hand.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.by_hand.contains_key(name)
+    }
+
     /// What was set, by hand or else by provenance.
     pub fn value(&self, name: &str) -> Option<&Json> {
         self.by_hand.get(name).or_else(|| self.by_provenance.get(name))

@@ -16,7 +16,7 @@ use crate::svd::keyframe::Keyframe;
 use crate::svd::plan::{Plan, template};
 use crate::svd::session::Session;
 use crate::svd::settings::{Settings, shared_properties};
-use crate::svd::{frame_buffer, init_preset, time};
+use crate::svd::{Presets, frame_buffer, init_preset, time};
 
 /// Clips that wait or are given out: one that is shown, and one ahead.
 const CLIPS: usize = 2;
@@ -586,10 +586,16 @@ impl ObjectImpl for SvdAnimate {
 
 impl GstObjectImpl for SvdAnimate {}
 
-// SAFETY: sets one function, which takes any object with the interface.
+impl Presets for SvdAnimate {
+    fn is_set(&self, name: &str) -> bool {
+        self.settings.lock().unwrap().is_set(name)
+    }
+}
+
+// SAFETY: sets functions that take an object of this class.
 unsafe impl IsImplementable<SvdAnimate> for gst::Preset {
     fn interface_init(interface: &mut glib::Interface<Self>) {
-        init_preset(interface);
+        init_preset::<SvdAnimate>(interface);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::svd::keyframe::{self, Keyframe};
 use crate::svd::plan::{Plan, label, template};
 use crate::svd::session::Session;
 use crate::svd::settings::Settings;
-use crate::svd::{frame_buffer, init_preset};
+use crate::svd::{Presets, frame_buffer, init_preset};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
@@ -519,10 +519,16 @@ impl ObjectImpl for SvdSrc {
 
 impl GstObjectImpl for SvdSrc {}
 
-// SAFETY: sets one function, which takes any object with the interface.
+impl Presets for SvdSrc {
+    fn is_set(&self, name: &str) -> bool {
+        self.wanted.lock().unwrap().settings.is_set(name)
+    }
+}
+
+// SAFETY: sets functions that take an object of this class.
 unsafe impl IsImplementable<SvdSrc> for gst::Preset {
     fn interface_init(interface: &mut glib::Interface<Self>) {
-        init_preset(interface);
+        init_preset::<SvdSrc>(interface);
     }
 }
 

@@ -7,7 +7,7 @@ pub mod sgm;
 pub mod svd;
 pub mod tiny_svd;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use gsttorchvideo::engine::image::Frame;
@@ -134,6 +134,21 @@ pub fn noise(width: i64, height: i64, channels: i64) -> Frame {
     let values = recipe::uniform("picture", &[height, width, channels]);
     let bytes = values.iter().map(|v| ((v + 1.0) / 2.0 * 255.0) as u8).collect();
     Frame::new(width as usize, height as usize, channels as usize, bytes)
+}
+
+/// How a safetensors file of float16 tensors begins, and how many bytes of theirs must follow.
+pub fn safetensors_header(shapes: &BTreeMap<String, Vec<i64>>, metadata: &[(&str, &str)]) -> (Vec<u8>, usize) {
+    let (mut header, mut offset) = (serde_json::Map::new(), 0);
+    for (name, shape) in shapes {
+        let end = offset + 2 * shape.iter().product::<i64>();
+        header.insert(name.clone(), serde_json::json!({"dtype": "F16", "shape": shape, "data_offsets": [offset, end]}));
+        offset = end;
+    }
+    let metadata: BTreeMap<_, _> = metadata.iter().copied().collect();
+    header.insert("__metadata__".into(), serde_json::to_value(metadata).unwrap());
+    let mut header = serde_json::to_vec(&header).unwrap();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    ([&(header.len() as u64).to_le_bytes(), header.as_slice()].concat(), offset as usize)
 }
 
 /// Writes the network of `tests/fixtures/esrgan/{name}` with the recipe's weights, each as `change` makes it, to a

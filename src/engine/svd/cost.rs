@@ -35,8 +35,10 @@ pub fn clip(config: &clip::Config, device: Device, kind: Kind, width: i64, heigh
     let preparing = Walk::new(device, Kind::Float);
     let picture = preparing.tensor(1, 3, height, width);
     // To [-1, 1] and through two blurs: at each time what it is made from, the outcome, and one between.
-    let _more = [picture.map(), picture.map()];
-    Cost { peak: walk.cost().peak.max(preparing.cost().peak), ..walk.cost() }
+    let more = [picture.map(), picture.map()];
+    let prepared = preparing.cost();
+    drop(more);
+    walk.cost() + Cost { weights: 0, ..prepared }
 }
 
 /// Encoding a picture of `width` x `height`, with the encoder's weights.
@@ -308,6 +310,13 @@ fn pixel_attention<'a>(x: &Sketch<'a>) -> Sketch<'a> {
     let attended = query.attend(&key, 1);
     drop((key, value));
     attended.linear(x.c, true).map()
+}
+
+/// A residual block as both networks have it, over one clip (frames, channels, h, w).
+pub fn block(device: Device, kind: Kind, [frames, c, h, w]: [i64; 4]) -> Cost {
+    let walk = Walk::new(device, kind);
+    res_block(&walk.tensor(frames, c, h, w), c, None, 1);
+    walk.cost()
 }
 
 /// A spatial block, then, clip by clip and in place, a temporal one.

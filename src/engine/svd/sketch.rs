@@ -17,12 +17,8 @@ pub struct Cost {
     pub weights: u64,
     /// Bytes of everything else, at most.
     pub peak: u64,
-    /// Floating-point operations in convolutions.
-    pub convolved: f64,
-    /// Floating-point operations in products of matrices, attention among them.
-    pub multiplied: f64,
-    /// Bytes that are read or written by everything else.
-    pub moved: f64,
+    /// What is done.
+    pub work: Work,
 }
 
 impl std::ops::Add for Cost {
@@ -33,9 +29,7 @@ impl std::ops::Add for Cost {
         Self {
             weights: self.weights + other.weights,
             peak: self.peak.max(other.peak),
-            convolved: self.convolved + other.convolved,
-            multiplied: self.multiplied + other.multiplied,
-            moved: self.moved + other.moved,
+            work: self.work.and(other.work, 1.0),
         }
     }
 }
@@ -43,12 +37,40 @@ impl std::ops::Add for Cost {
 impl Cost {
     /// The same work `times` over.
     pub fn repeated(self, times: i64) -> Self {
-        let times = times as f64;
+        Self { work: Work::default().and(self.work, times as f64), ..self }
+    }
+}
+
+/// Work, whatever it is done on.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Floating-point operations in convolutions.
+    pub convolved: f64,
+    /// Floating-point operations in products of matrices, attention among them.
+    pub multiplied: f64,
+    /// Bytes that are read or written by everything else, by how large the tensors are.
+    pub moved: [f64; SIZES.len()],
+    /// Operations of libtorch, however small.
+    pub operations: f64,
+}
+
+/// Sizes of tensors that differ in how fast they are read and written, because of caches: up to so many bytes each.
+pub const SIZES: [u64; 3] = [1 << 21, 1 << 24, u64::MAX];
+
+impl Work {
+    /// So many bytes of one tensor are read or written, so often.
+    fn move_bytes(&mut self, bytes: u64, times: f64) {
+        let size = SIZES.iter().position(|most| bytes <= *most).expect("the last is without an end");
+        self.moved[size] += bytes as f64 * times;
+    }
+
+    /// This, and `times` as much of `more`.
+    fn and(self, more: Self, times: f64) -> Self {
         Self {
-            convolved: self.convolved * times,
-            multiplied: self.multiplied * times,
-            moved: self.moved * times,
-            ..self
+            convolved: self.convolved + more.convolved * times,
+            multiplied: self.multiplied + more.multiplied * times,
+            moved: std::array::from_fn(|size| self.moved[size] + more.moved[size] * times),
+            operations: self.operations + more.operations * times,
         }
     }
 }
@@ -84,12 +106,7 @@ impl Walk {
 
     /// Lets the work since the walk stood at `before` count `times` over. Its memory and its weights are the same.
     pub fn repeat_since(&self, before: Cost, times: i64) {
-        let more = (times - 1) as f64;
-        self.add(|cost| {
-            cost.convolved += (cost.convolved - before.convolved) * more;
-            cost.multiplied += (cost.multiplied - before.multiplied) * more;
-            cost.moved += (cost.moved - before.moved) * more;
-        });
+        self.add(|cost| cost.work = before.work.and(cost.work.and(before.work, -1.0), times as f64));
     }
 
     /// Takes back the weights that were counted since the walk stood at `before`: they were there already.
@@ -100,6 +117,14 @@ impl Walk {
     /// Memory that is there for a moment, beside what is there anyway.
     fn touch(&self, bytes: u64) {
         self.add(|cost| cost.peak = cost.peak.max(self.now.get() + bytes));
+    }
+
+    /// One operation.
+    fn work(&self, change: impl FnOnce(&mut Work)) {
+        self.add(|cost| {
+            cost.work.operations += 1.0;
+            change(&mut cost.work);
+        });
     }
 
     fn add(&self, change: impl FnOnce(&mut Cost)) {
@@ -169,8 +194,9 @@ impl<'a> Sketch<'a> {
         self.walk().bytes(self.n * self.c * self.h * self.w)
     }
 
+    /// An operation that reads or writes so often as many bytes.
     fn moved(&self, times: f64) {
-        self.walk().add(|cost| cost.moved += self.bytes() as f64 * times);
+        self.walk().work(|work| work.move_bytes(self.bytes(), times));
     }
 
     /// The same memory, or a part of it, read as other sizes.
@@ -206,7 +232,12 @@ impl<'a> Sketch<'a> {
     pub fn conv_over_frames(&self) {
         let walk = self.walk();
         let (weights, values) = (3 * self.c * self.c, (self.n - 2) * self.h * self.w);
-        walk.add(|cost| cost.multiplied += (2 * weights * values) as f64);
+        // The bias goes to the outcome first, and the products are added.
+        let output = walk.bytes(self.c * values);
+        walk.work(|work| {
+            work.multiplied += (2 * weights * values) as f64;
+            work.move_bytes(output, 3.0);
+        });
         if walk.is_half() && !walk.device.is_cuda() {
             // oneDNN can't take windows that overlap.
             walk.touch(walk.bytes(3 * self.c * values + weights));
@@ -226,13 +257,17 @@ impl<'a> Sketch<'a> {
         let weights = outputs * x.c * area;
         walk.weights(weights + outputs);
         let (h, w) = ((x.h + stride - 1) / stride, (x.w + stride - 1) / stride);
-        walk.add(|cost| cost.convolved += (2 * x.n * h * w * weights) as f64);
+        walk.work(|work| work.convolved += (2 * x.n * h * w * weights) as f64);
         let (input, output, weights) = (x.bytes(), walk.bytes(x.n * outputs * h * w), walk.bytes(weights));
         // oneDNN and cuDNN bring everything to a layout of their own first and, where that is not the tensor's,
         // the outcome back again.
         if x.layout == Layout::ChannelsLast {
             walk.touch(output + 2 * weights);
         } else {
+            walk.add(|cost| {
+                cost.work.move_bytes(input, 2.0);
+                cost.work.move_bytes(output, 2.0);
+            });
             walk.touch(input + weights + output);
             walk.touch(output * if walk.is_half() { 3 } else { 2 });
         }
@@ -245,7 +280,7 @@ impl<'a> Sketch<'a> {
         let weights = self.c * outputs;
         walk.weights(weights + if has_bias { outputs } else { 0 });
         let tokens = self.n * self.h * self.w;
-        walk.add(|cost| cost.multiplied += (2 * tokens * weights) as f64);
+        walk.work(|work| work.multiplied += (2 * tokens * weights) as f64);
         let output = walk.tensor(self.n, outputs, self.h, self.w);
         if walk.is_half() && !walk.device.is_cuda() {
             walk.touch(walk.bytes(weights));
@@ -258,7 +293,7 @@ impl<'a> Sketch<'a> {
     pub fn attend(&self, keys: &Self, heads: i64) -> Self {
         let walk = self.walk();
         let (queries, length) = (self.n * self.h * self.w, keys.h * keys.w);
-        walk.add(|cost| cost.multiplied += (4 * queries * length * self.c) as f64);
+        walk.work(|work| work.multiplied += (4 * queries * length * self.c) as f64);
         let output = walk.tensor(self.n, self.c, self.h, self.w);
         walk.touch((queries * heads * 4) as u64);
         output

@@ -159,6 +159,34 @@ pub struct ModelInfo {
     pub preprocessor: Preprocessor,
 }
 
+impl ModelInfo {
+    /// The networks of the models that Stability AI has published, without what tells these apart.
+    pub fn published() -> Self {
+        Self {
+            model_type: None,
+            recommended: Params::default(),
+            unet: unet::Config::default(),
+            vae: vae::Config {
+                block_out_channels: vec![128, 256, 512, 512],
+                layers_per_block: 2,
+                ..vae::Config::default()
+            },
+            clip: clip::Config {
+                hidden_size: 1280,
+                intermediate_size: 5120,
+                projection_dim: 1024,
+                num_hidden_layers: 32,
+                num_attention_heads: 16,
+                patch_size: 14,
+                hidden_act: "gelu".into(),
+                ..clip::Config::default()
+            },
+            schedule: schedule::Config::default(),
+            preprocessor: Default::default(),
+        }
+    }
+}
+
 /// The mean and deviation that are taken out of the picture for CLIP.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]

@@ -244,9 +244,9 @@ impl<'a> Planner<'a> {
         let encoding = if upcast { Speed::of(self.device, Kind::Float) } else { speed(Stage::Encode) };
         let need = |stage, seconds| Need { bytes: self.bytes(stage, way), seconds };
         Estimate {
-            encode: need(Stage::Encode, speed(Stage::Encode).seconds(&clip) + encoding.seconds(&encoder)),
-            denoise: need(Stage::Denoise, speed(Stage::Denoise).seconds(&unet) * (halves * steps) as f64),
-            decode: need(Stage::Decode, speed(Stage::Decode).seconds(&decoder)),
+            encode: need(Stage::Encode, speed(Stage::Encode).seconds(&clip.work) + encoding.seconds(&encoder.work)),
+            denoise: need(Stage::Denoise, speed(Stage::Denoise).seconds(&unet.work) * (halves * steps) as f64),
+            decode: need(Stage::Decode, speed(Stage::Decode).seconds(&decoder.work)),
         }
     }
 
@@ -337,33 +337,6 @@ pub fn plan(planner: &Planner, budget: u64, limit: impl FnOnce() -> String) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::svd::{clip, schedule, unet, vae};
-
-    /// SVD-XT.
-    fn full_size() -> ModelInfo {
-        ModelInfo {
-            model_type: None,
-            recommended: Params::default(),
-            unet: unet::Config::default(),
-            vae: vae::Config {
-                block_out_channels: vec![128, 256, 512, 512],
-                layers_per_block: 2,
-                ..vae::Config::default()
-            },
-            clip: clip::Config {
-                hidden_size: 1280,
-                intermediate_size: 5120,
-                projection_dim: 1024,
-                num_hidden_layers: 32,
-                num_attention_heads: 16,
-                patch_size: 14,
-                hidden_act: "gelu".into(),
-                ..clip::Config::default()
-            },
-            schedule: schedule::Config::default(),
-            preprocessor: Default::default(),
-        }
-    }
 
     fn planner(info: &ModelInfo, params: Params) -> Planner<'_> {
         let keyframe = [params.width, params.height];
@@ -372,7 +345,7 @@ mod tests {
 
     #[test]
     fn weights_are_counted_as_the_checkpoints_have_them() {
-        let info = full_size();
+        let info = ModelInfo::published();
         let planner = planner(&info, Params { num_frames: 25, ..Params::default() });
         let [clip, encoder, unet, decoder] = planner.costs(&planner.ways().next().unwrap());
         let count = |file: &str| -> u64 {
@@ -391,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_smaller_budget_gives_up_more() {
-        let info = full_size();
+        let info = ModelInfo::published();
         let planner = planner(&info, Params { num_frames: 25, ..Params::default() });
         let mut last = u64::MAX;
         let order: Vec<_> = planner.ways().collect();
@@ -410,7 +383,7 @@ mod tests {
 
     #[test]
     fn what_the_user_sets_is_a_bound() {
-        let info = full_size();
+        let info = ModelInfo::published();
         let chunks = |change: fn(&mut Params)| {
             let mut params = Params { num_frames: 25, ..Params::default() };
             change(&mut params);
@@ -430,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_values_that_fit() {
-        let info = full_size();
+        let info = ModelInfo::published();
         let params = Params { width: 1280, height: 720, num_frames: 25, ..Params::default() };
         let budget = 4_800_000_000;
         let refusal = |params: &Params, budget| {
