@@ -237,6 +237,19 @@ fn batches_come_out_whole_in_order_and_late() {
 }
 
 #[test]
+fn pictures_without_a_rate_have_no_latency() {
+    let (_folder, small) = small();
+    let mut bench = Bench::new(&format!("{small} batch-size=2"));
+    bench.harness.set_src_caps(caps("format=RGB,width=12,height=8,framerate=0/1"));
+    assert_eq!(bench.harness.query_latency().unwrap_or_default(), gst::ClockTime::ZERO);
+    for picture in pictures(2) {
+        bench.harness.push(buffer(&picture, 0)).unwrap();
+    }
+    assert_eq!(bench.harness.buffers_received(), 2);
+    assert!(bench.messages(gst::MessageType::Error).is_empty());
+}
+
+#[test]
 fn a_batch_does_not_wait_across_a_gap_or_a_change() {
     let (_folder, small) = small();
     let picture = &pictures(1)[0];

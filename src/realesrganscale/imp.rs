@@ -442,9 +442,10 @@ impl BaseTransformImpl for RealEsrganScale {
         {
             let state = self.state.lock().unwrap();
             let more = state.run.as_ref().and_then(|run| {
+                // Without a rate (0/1) there is no time that so many frames take.
                 let fps = run.format.as_ref()?.input.fps();
                 let (numer, denom) = (u64::try_from(fps.numer()).ok()?, u64::try_from(fps.denom()).ok()?);
-                gst::ClockTime::SECOND.mul_div_ceil(run.latency * denom, numer)
+                if numer == 0 { None } else { gst::ClockTime::SECOND.mul_div_ceil(run.latency * denom, numer) }
             });
             if let Some(more) = more {
                 let (is_live, min, max) = query.result();

@@ -13,6 +13,7 @@ mod model;
 mod names;
 mod others;
 mod params;
+mod plan;
 mod resample;
 pub mod rrdbnet;
 pub mod srvgg;

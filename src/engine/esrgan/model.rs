@@ -21,7 +21,7 @@ pub struct Model {
     kind: Kind,
     /// The same network in float32, once it was needed.
     exact: Option<Network>,
-    /// The most pixels of a tile that the device's memory can hold, once they were too many.
+    /// The most pixels of tiles at once that the device's memory can hold, once they were too many.
     pub(super) most: Option<i64>,
     pub(super) transfer: Transfer,
     /// Whether each tile is looked at when it is computed. To ask a GPU, one must wait for it.

@@ -6,9 +6,12 @@
 //! one another; alpha that is the same everywhere is not run through the network and stays exact; a tile that does not
 //! fit into memory makes all tiles smaller, and one that fails fails the picture.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
 use super::model::Enlarged;
+use super::plan::Plan;
 use super::tile::{Mosaic, Side, Span};
 use super::transfer::begin;
 use super::{Model, Params, scaled};
@@ -16,9 +19,6 @@ use crate::engine::image::Frame;
 use crate::engine::pixels::{self, Canvas, Layout};
 use crate::engine::worker::{Cancel, guarded};
 use crate::engine::{Error, Result, memory};
-
-/// The most pixels of a tile on the CPU: larger ones are no faster.
-const CPU_PIXELS: i64 = 512 * 512;
 
 /// What is made of a picture.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,209 +104,30 @@ pub fn run(model: &mut Model, pictures: &[Tensor], task: &Task, cancel: &Cancel)
     let mut retries = 0;
     loop {
         let plan = Plan::new(model, task, pictures.len() as i64)?;
-        let outcome = match guarded(|| plan.run(model, pictures, task, cancel)) {
-            Err(Error::OutOfMemory(reason)) => {
+        match guarded(|| Job::new(model, &plan, pictures, task, cancel).run()) {
+            Err(Error::OutOfMemory(reason)) if plan.is_smallest() => {
+                let reason = format!("{reason}; a tile of one pixel, with what the model sees around it, is too much");
+                return Err(Error::OutOfMemory(reason));
+            }
+            Err(Error::OutOfMemory(_)) => {
                 memory::release_cached(model.device);
-                let pixels = plan.pixels();
-                if plan.is_smallest() {
-                    let reason =
-                        format!("{reason}; a tile of one pixel, with what the model sees around it, is too much");
-                    return Err(Error::OutOfMemory(reason));
-                }
-                model.most = Some(pixels / 2);
+                model.most = Some(plan.pixels() / 2);
                 retries += 1;
-                continue;
             }
-            outcome => outcome?,
-        };
-        return Ok(Outcome { retries, ..outcome });
-    }
-}
-
-/// How a picture is cut, and what it is run through.
-struct Plan {
-    sides: [Side; 2],
-    counts: [i64; 2],
-    pad: i64,
-    /// Whether the network looks at it.
-    is_run: bool,
-}
-
-impl Plan {
-    fn new(model: &Model, task: &Task, pictures: i64) -> Result<Self> {
-        let Params { min_scale, tile, tile_pad, pre_pad, .. } = task.params;
-        let from = [task.from.height(), task.from.width()];
-        let grown = [0, 1].map(|i| task.size[i] as f64 / from[i] as f64);
-        let is_run = grown[0].max(grown[1]) > min_scale;
-        let architecture = model.architecture();
-        let pad = match (is_run, tile_pad) {
-            (false, _) => 0,
-            (true, -1) => architecture.reach(),
-            (true, pad) => pad,
-        };
-        let side = |i: usize| Side {
-            from: from[i],
-            to: task.size[i],
-            scale: if is_run { architecture.scale() } else { 1 },
-            multiple: if is_run { architecture.multiple() } else { 1 },
-            extra: if is_run { pre_pad } else { 0 },
-        };
-        let sides = [side(0), side(1)];
-        let most = most_pixels(model, task, pictures, pad)?;
-        let counts = sides.map(|side| if tile == 0 { 1 } else { (side.from + tile - 1) / tile });
-        let mut plan = Self { sides, counts, pad, is_run };
-        if tile == 0 || model.most.is_some_and(|most| plan.pixels() > most) {
-            plan.counts = plan.fewest(most);
-        }
-        Ok(plan)
-    }
-
-    /// The length of the longest tile along a side that is cut into `count`.
-    fn length(&self, side: usize, count: i64) -> i64 {
-        let Side { from, extra, .. } = self.sides[side];
-        if count == 1 { from + extra } else { ((from + count - 1) / count + 2 * self.pad).min(from + extra) }
-    }
-
-    /// The pixels of the largest tile.
-    fn pixels(&self) -> i64 {
-        self.length(0, self.counts[0]) * self.length(1, self.counts[1])
-    }
-
-    fn is_smallest(&self) -> bool {
-        self.counts == self.sides.map(|side| side.from)
-    }
-
-    /// How many tiles along each side have the least to compute, while none has more than `most` pixels.
-    fn fewest(&self, most: i64) -> [i64; 2] {
-        let [height, width] = self.sides.map(|side| side.from);
-        let mut best = ([height, width], i64::MAX);
-        for rows in 1..=height {
-            let length = self.length(0, rows);
-            let room = (most / length).min(self.length(1, 1));
-            let columns = if room >= self.length(1, 1) { 1 } else { (width - 1) / (room - 2 * self.pad).max(1) + 1 };
-            if columns > width || length * self.length(1, columns) > most {
-                continue;
-            }
-            let all = rows * length * columns * self.length(1, columns);
-            if all < best.1 {
-                best = ([rows, columns], all);
-            }
-        }
-        best.0
-    }
-
-    fn run(&self, model: &mut Model, pictures: &[Tensor], task: &Task, cancel: &Cancel) -> Result<Outcome> {
-        let mut canvases: Vec<_> = pictures.iter().map(|_| Canvas::new(&task.to, model.device)).collect();
-        blacken(&mut canvases, task, model.device);
-        let alpha = self.alpha(pictures, task);
-        let [rows, columns] = [0, 1].map(|i| self.sides[i].spans(self.counts[i], self.pad));
-        let mut mosaic = Mosaic::new(task.size[1]);
-        let mut seen = Seen::default();
-        let mut tiles = 0;
-        for row in &rows {
-            for column in &columns {
-                cancel.check()?;
-                let tile = self.tile(model, pictures, task, row, column, &alpha, &mut seen, cancel)?;
-                mosaic.put(&tile, row, column, task.origin, &mut canvases);
-                tiles += pictures.len() as u64;
-            }
-        }
-        let pictures = canvases.into_iter().map(Canvas::finish).collect();
-        let is_finite = (!seen.flags.is_empty()).then(|| Tensor::stack(&seen.flags, 0).all());
-        Ok(Outcome { pictures, tiles, retries: 0, redone: seen.is_redone.then(|| model.dtype()), is_finite })
-    }
-
-    /// A tile of all pictures, (n, 3 or 4, rows, columns) in float32.
-    #[allow(clippy::too_many_arguments)]
-    fn tile(
-        &self,
-        model: &mut Model,
-        pictures: &[Tensor],
-        task: &Task,
-        row: &Span,
-        column: &Span,
-        alpha: &Alpha,
-        seen: &mut Seen,
-        cancel: &Cancel,
-    ) -> Result<Tensor> {
-        let [height, width] = self.sides.map(|side| side.from);
-        let (rows, columns) = (row.seen.start..row.seen.end.min(height), column.seen.start..column.seen.end.min(width));
-        let read = |bytes: &Tensor| pixels::read(bytes, &task.from, rows.clone(), columns.clone());
-        let given = Tensor::cat(&pictures.iter().map(read).collect::<Vec<_>>(), 0);
-        let given = extend(&given, column.seen.end - columns.end, row.seen.end - rows.end);
-        let output = self.enlarge(model, &given.narrow(1, 0, 3), row, column, seen, cancel)?;
-        let alpha = match alpha {
-            Alpha::None => return Ok(output),
-            Alpha::Flat(values) => values.expand([-1, -1, output.size()[2], output.size()[3]], false),
-            // The networks know three channels: alpha goes in as a grey picture.
-            Alpha::Picture => {
-                let grey = given.narrow(1, 3, 1).expand([-1, 3, -1, -1], false);
-                self.enlarge(model, &grey, row, column, seen, cancel)?.mean_dim([1i64].as_slice(), true, Kind::Float)
-            }
-        };
-        Ok(Tensor::cat(&[output, alpha], 1))
-    }
-
-    /// What `row` and `column` give of what they see: (n, 3, rows, columns), a tensor of its own.
-    fn enlarge(
-        &self,
-        model: &mut Model,
-        x: &Tensor,
-        row: &Span,
-        column: &Span,
-        seen: &mut Seen,
-        cancel: &Cancel,
-    ) -> Result<Tensor> {
-        let mut x = x.shallow_clone();
-        if self.is_run {
-            let Enlarged { picture, is_finite, is_redone } = model.run(&x, cancel)?;
-            x = picture;
-            seen.flags.extend(is_finite);
-            seen.is_redone |= is_redone;
-        }
-        cancel.check()?;
-        let [rows, columns] = self.sides;
-        let used = |span: &Span, side: &Side| {
-            (span.used.start - span.seen.start * side.scale, span.used.end - span.used.start)
-        };
-        let ((top, height), (left, width)) = (used(row, &rows), used(column, &columns));
-        let x = x.narrow(2, top, height).narrow(3, left, width);
-        let x = rows.resampler().resample(&x, 2, row.used.start, &row.given);
-        Ok(columns.resampler().resample(&x, 3, column.used.start, &column.given))
-    }
-
-    /// What is to be done about the pictures' alpha.
-    fn alpha(&self, pictures: &[Tensor], task: &Task) -> Alpha {
-        if !task.from.has_alpha() || !task.to.has_alpha() {
-            return Alpha::None;
-        }
-        let (height, width) = (task.from.height(), task.from.width());
-        const ROWS: i64 = 64;
-        let flat = |bytes: &Tensor| {
-            let mut value = None;
-            for first in (0..height).step_by(ROWS as usize) {
-                let alpha =
-                    pixels::read(bytes, &task.from, first..(first + ROWS).min(height), 0..width).narrow(1, 3, 1);
-                let (least, most) = (alpha.min().double_value(&[]), alpha.max().double_value(&[]));
-                if least != most || *value.get_or_insert(least) != least {
-                    return None;
-                }
-            }
-            value.map(|value| value as f32)
-        };
-        match pictures.iter().map(flat).collect::<Option<Vec<_>>>() {
-            Some(values) => {
-                Alpha::Flat(Tensor::from_slice(&values).view([-1, 1, 1, 1]).to_device(pictures[0].device()))
-            }
-            None => Alpha::Picture,
+            outcome => return Ok(Outcome { retries, ..outcome? }),
         }
     }
 }
 
-/// What is known of the numbers of a picture's tiles.
-#[derive(Default)]
-struct Seen {
-    /// Whether those of a tile are finite, on the device.
+/// Pictures in the making.
+struct Job<'a> {
+    model: &'a mut Model,
+    plan: &'a Plan,
+    /// Their bytes.
+    pictures: &'a [Tensor],
+    task: &'a Task,
+    cancel: &'a Cancel,
+    /// Whether the numbers of a tile are finite, on the device, where nobody has looked yet.
     flags: Vec<Tensor>,
     /// Whether float32 had to help.
     is_redone: bool,
@@ -322,28 +143,101 @@ enum Alpha {
     Picture,
 }
 
-/// The most pixels that a tile may have.
-fn most_pixels(model: &Model, task: &Task, pictures: i64, pad: i64) -> Result<i64> {
-    let Params { max_memory, .. } = task.params;
-    let budget = match max_memory {
-        0 => memory::available(model.device) / 10 * 9,
-        bytes => bytes,
-    };
-    // What goes in and comes out is there as bytes, the latter perhaps twice.
-    let fixed = pictures * (task.from.size() + 2 * task.to.size()) as i64;
-    let each = pictures * model.bytes_per_pixel();
-    let most = (i64::try_from(budget).unwrap_or(i64::MAX) - fixed) / each;
-    let least = (1 + 2 * pad).min(task.from.height()) * (1 + 2 * pad).min(task.from.width());
-    if max_memory > 0 && most < least {
-        return Err(Error::Budget {
-            limit: format!("max-memory={max_memory}"),
-            what: format!("{pictures} frames of {}x{} at once", task.from.width(), task.from.height()),
-            needed: (fixed + least * each) as u64,
-            remedy: "tile-pad, batch-size or the size of the output can be lowered".into(),
-        });
+impl<'a> Job<'a> {
+    fn new(model: &'a mut Model, plan: &'a Plan, pictures: &'a [Tensor], task: &'a Task, cancel: &'a Cancel) -> Self {
+        Self { model, plan, pictures, task, cancel, flags: Vec::new(), is_redone: false }
     }
-    let most = most.min(model.most.unwrap_or(i64::MAX));
-    Ok(if model.device == Device::Cpu { most.min(CPU_PIXELS) } else { most }.max(1))
+
+    fn run(mut self) -> Result<Outcome> {
+        let device = self.model.device;
+        let mut canvases: Vec<_> = self.pictures.iter().map(|_| Canvas::new(&self.task.to, device)).collect();
+        blacken(&mut canvases, self.task, device);
+        let alpha = self.alpha();
+        let [rows, columns] = self.plan.spans();
+        let mut mosaic = Mosaic::new(self.task.size[1]);
+        for row in &rows {
+            for column in &columns {
+                self.cancel.check()?;
+                let tile = self.tile(row, column, &alpha)?;
+                mosaic.put(&tile, row, column, self.task.origin, &mut canvases);
+            }
+        }
+        Ok(Outcome {
+            pictures: canvases.into_iter().map(Canvas::finish).collect(),
+            tiles: (rows.len() * columns.len() * self.pictures.len()) as u64,
+            retries: 0,
+            redone: self.is_redone.then(|| self.model.dtype()),
+            is_finite: (!self.flags.is_empty()).then(|| Tensor::stack(&self.flags, 0).all()),
+        })
+    }
+
+    /// A tile of all pictures, (n, 3 or 4, rows, columns) in float32, a tensor of its own.
+    fn tile(&mut self, row: &Span, column: &Span, alpha: &Alpha) -> Result<Tensor> {
+        let from = &self.task.from;
+        let (rows, columns) = (within(row, from.height()), within(column, from.width()));
+        let read = |bytes: &Tensor| pixels::read(bytes, from, rows.clone(), columns.clone());
+        let given = Tensor::cat(&self.pictures.iter().map(read).collect::<Vec<_>>(), 0);
+        let given = extend(&given, column.seen.end - columns.end, row.seen.end - rows.end);
+        let output = self.enlarge(&given.narrow(1, 0, 3), row, column)?;
+        let alpha = match alpha {
+            Alpha::None => return Ok(output),
+            Alpha::Flat(values) => values.expand([-1, -1, output.size()[2], output.size()[3]], false),
+            // The networks know three channels: alpha goes in as a grey picture.
+            Alpha::Picture => {
+                let grey = given.narrow(1, 3, 1).expand([-1, 3, -1, -1], false);
+                self.enlarge(&grey, row, column)?.mean_dim([1i64].as_slice(), true, Kind::Float)
+            }
+        };
+        Ok(Tensor::cat(&[output, alpha], 1))
+    }
+
+    /// What `row` and `column` give of what they see: (n, 3, rows, columns).
+    fn enlarge(&mut self, x: &Tensor, row: &Span, column: &Span) -> Result<Tensor> {
+        let mut x = x.shallow_clone();
+        if self.plan.is_run {
+            let Enlarged { picture, is_finite, is_redone } = self.model.run(&x, self.cancel)?;
+            x = picture;
+            self.flags.extend(is_finite);
+            self.is_redone |= is_redone;
+        }
+        self.cancel.check()?;
+        let [rows, columns] = &self.plan.sides;
+        let resample = |x: &Tensor, dim, span: &Span, side: &Side| {
+            let x = x.narrow(dim, span.used.start - span.seen.start * side.scale, span.used.end - span.used.start);
+            side.resampler().resample(&x, dim, span.used.start, &span.given)
+        };
+        Ok(resample(&resample(&x, 2, row, rows), 3, column, columns))
+    }
+
+    /// What is to be done about the pictures' alpha.
+    fn alpha(&self) -> Alpha {
+        let Task { from, to, .. } = self.task;
+        if !from.has_alpha() || !to.has_alpha() {
+            return Alpha::None;
+        }
+        const ROWS: i64 = 64;
+        let flat = |bytes: &Tensor| {
+            let mut value = None;
+            for first in (0..from.height()).step_by(ROWS as usize) {
+                let rows = first..(first + ROWS).min(from.height());
+                let alpha = pixels::read(bytes, from, rows, 0..from.width()).narrow(1, 3, 1);
+                let (least, most) = (alpha.min().double_value(&[]), alpha.max().double_value(&[]));
+                if least != most || *value.get_or_insert(least) != least {
+                    return None;
+                }
+            }
+            value.map(|value| value as f32)
+        };
+        match self.pictures.iter().map(flat).collect::<Option<Vec<_>>>() {
+            Some(values) => Alpha::Flat(Tensor::from_slice(&values).view([-1, 1, 1, 1]).to_device(self.model.device)),
+            None => Alpha::Picture,
+        }
+    }
+}
+
+/// What a tile sees of a side of the picture itself.
+fn within(span: &Span, length: i64) -> Range<i64> {
+    span.seen.start..span.seen.end.min(length)
 }
 
 /// Makes what lies around the picture black.
