@@ -69,11 +69,18 @@ impl Model {
         self.architecture.values_per_pixel() * self.kind.elt_size_in_bytes() as i64
     }
 
+    /// What the network gives of pictures (n, 3, h, w) in float32, as it comes, in the model's own precision.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
+        self.network.forward(&channels_last(x).to_kind(self.kind), cancel)
+    }
+
     /// Runs the network on pictures (n, 3, h, w) in float32; gives float32 in [0, 1], and whether the model's own
     /// precision did not suffice.
     pub(super) fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<(Tensor, bool)> {
-        let x = &channels_last(x);
-        let result = self.network.forward(&x.to_kind(self.kind), cancel)?.to_kind(Kind::Float);
+        let result = self.forward(x, cancel)?.to_kind(Kind::Float);
         if is_finite(&result) {
             return Ok((clamped(result), false));
         }
@@ -82,7 +89,7 @@ impl Model {
                 self.exact = Some(load(&self.file, self.device, Kind::Float, cancel)?.0);
             }
             if let Some(exact) = &self.exact {
-                let result = exact.forward(x, cancel)?;
+                let result = exact.forward(&channels_last(x), cancel)?;
                 if is_finite(&result) {
                     return Ok((clamped(result), true));
                 }
