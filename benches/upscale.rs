@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! What `realesrganscale` costs beside its network, and how fast others run the same weights.
 //!
-//! `cargo bench --bench upscale [-- --python PYTHON] [--rounds N] [MODEL ...] [WIDTHxHEIGHT ...]`
+//! `cargo bench --bench upscale [-- --python PYTHON] [--rounds N] [--threads N] [MODEL ...] [WIDTHxHEIGHT ...]`
 //!
 //! In each round everything runs one frame, one after the other, so that what else the machine does hits all alike;
 //! times are medians, ratios are medians over the rounds. With a PYTHON that has `benches/upscale-requirements.txt`
@@ -37,6 +37,7 @@ fn main() {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--python" => python = args.next(),
+            "--threads" => tch::set_num_threads(args.next().expect("a number").parse().expect("a number")),
             "--rounds" => rounds = args.next().expect("a number").parse().expect("a number"),
             _ => words.push(arg),
         }
