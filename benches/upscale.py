@@ -4,9 +4,9 @@
 
     upscale.py WEIGHTS INPUT WIDTH HEIGHT THREADS
 
-WEIGHTS is a .safetensors file, INPUT a picture: float32 (3, HEIGHT, WIDTH). It says `engine NAME` for everything that
-it can run, and `ready`. For each name it then reads, it runs that once and says how many milliseconds it took, and by
-how much, at most, the result differs from eager PyTorch's.
+WEIGHTS is a .safetensors file, INPUT a picture: float32 (3, HEIGHT, WIDTH). For everything that it can run, it says
+`engine`, by how much the result differs from eager PyTorch's at most, and the name; then `ready`. For each name that
+it reads then, it runs that once and says how many milliseconds it took.
 """
 
 import importlib.util
@@ -107,13 +107,12 @@ def main():
                 print(f"{name} does not run: {error}", file=sys.stderr)
                 continue
             right = output if right is None else right
-            print(f"engine {name}", flush=True)
+            print(f"engine {np.abs(output - right).max():.0e} {name}", flush=True)
         print("ready", flush=True)
         for name in map(str.strip, sys.stdin):
             start = time.perf_counter()
-            output = engines[name]()
-            took = time.perf_counter() - start
-            print(1000 * took, np.abs(output - right).max(), flush=True)
+            engines[name]()
+            print(1000 * (time.perf_counter() - start), flush=True)
 
 
 if __name__ == "__main__":

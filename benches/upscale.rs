@@ -68,9 +68,9 @@ fn compare(model: &str, path: &Path, size: &str, python: Option<&str>, rounds: u
     }
     if let Some(python) = python {
         let others = Rc::new(RefCell::new(Others::start(python, path, &frames[0])));
-        for name in others.borrow().names.clone() {
+        for (name, off) in others.borrow().engines.clone() {
             let others = others.clone();
-            runners.push((name.clone(), Box::new(move || others.borrow_mut().run(&name))));
+            runners.push((format!("{name}, off by {off}"), Box::new(move || others.borrow_mut().run(&name))));
         }
     }
     // The first run allocates.
@@ -89,7 +89,7 @@ fn compare(model: &str, path: &Path, size: &str, python: Option<&str>, rounds: u
     );
     for ((name, _), own) in runners.iter().zip(&times) {
         let over = |other: &[f64]| median(own.iter().zip(other).map(|(own, other)| own / other).collect());
-        println!("  {name:28} {:9.1} {:7.3} {:7.3}", median(own.clone()), over(&times[0]), over(&times[1]));
+        println!("  {name:42} {:9.1} {:7.3} {:7.3}", median(own.clone()), over(&times[0]), over(&times[1]));
     }
 }
 
@@ -170,7 +170,8 @@ fn pan(width: usize, height: usize) -> Vec<Frame> {
 
 /// Python, with what else runs the model.
 struct Others {
-    names: Vec<String>,
+    /// Names, and how far the results are from PyTorch's.
+    engines: Vec<(String, String)>,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
     _input: tempfile::NamedTempFile,
@@ -193,11 +194,11 @@ impl Others {
             .spawn()
             .unwrap();
         let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut others = Self { names: Vec::new(), to, from, _input: input };
+        let mut others = Self { engines: Vec::new(), to, from, _input: input };
         loop {
             let line = others.line();
-            match line.strip_prefix("engine ") {
-                Some(name) => others.names.push(name.into()),
+            match line.strip_prefix("engine ").and_then(|engine| engine.split_once(' ')) {
+                Some((off, name)) => others.engines.push((name.into(), off.into())),
                 None => return others,
             }
         }
@@ -211,7 +212,7 @@ impl Others {
 
     fn run(&mut self, name: &str) -> f64 {
         writeln!(self.to, "{name}").unwrap();
-        self.line().split_once(' ').unwrap().0.parse().unwrap()
+        self.line().parse().unwrap()
     }
 }
 
