@@ -10,7 +10,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -172,6 +172,7 @@ fn pan(width: usize, height: usize) -> Vec<Frame> {
 struct Others {
     /// Names, and how far the results are from PyTorch's.
     engines: Vec<(String, String)>,
+    child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
     _input: tempfile::NamedTempFile,
@@ -194,7 +195,7 @@ impl Others {
             .spawn()
             .unwrap();
         let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut others = Self { engines: Vec::new(), to, from, _input: input };
+        let mut others = Self { engines: Vec::new(), child, to, from, _input: input };
         loop {
             let line = others.line();
             match line.strip_prefix("engine ").and_then(|engine| engine.split_once(' ')) {
@@ -213,6 +214,13 @@ impl Others {
     fn run(&mut self, name: &str) -> f64 {
         writeln!(self.to, "{name}").unwrap();
         self.line().parse().unwrap()
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
