@@ -12,10 +12,10 @@ else
 export LIBTORCH
 endif
 
-.PHONY: help setup build test lint fmt demo models fixtures clean
+.PHONY: help setup build test lint fmt demo models fixtures bench-upscale clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is missing: packages, libtorch (CUDA=1: with its GPU half), crates
 	@sh scripts/setup.sh
@@ -44,6 +44,11 @@ fixtures: setup ## make the tests' reference answers anew (installs PyTorch, dif
 	test -x .venv-reference/bin/python || python3 -m venv .venv-reference
 	.venv-reference/bin/python -m pip install --disable-pip-version-check --quiet -r tests/reference/requirements.txt
 	for script in svd esrgan pillow; do .venv-reference/bin/python tests/reference/$$script.py || exit 1; done
+
+bench-upscale: setup models ## time the upscaler beside PyTorch, ncnn and OpenVINO (installs them in .venv-bench)
+	test -x .venv-bench/bin/python || python3 -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --disable-pip-version-check --quiet -r benches/upscale-requirements.txt
+	cargo bench --bench upscale -- --python .venv-bench/bin/python
 
 clean: ## remove what was built; libtorch stays
 	cargo clean

@@ -76,13 +76,20 @@ impl Model {
         self.architecture.values_per_pixel() * self.kind.elt_size_in_bytes() as i64
     }
 
+    /// What the network gives of pictures (n, 3, h, w) in float32, as it comes, in the model's own precision.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] soon after the token is set.
+    pub fn forward(&self, x: &Tensor, cancel: &Cancel) -> Result<Tensor> {
+        self.network.forward(&channels_last(x).to_kind(self.kind), cancel)
+    }
+
     /// Runs the network on pictures (n, 3, h, w) in float32.
     ///
     /// # Errors
     /// [`Error::Cancelled`] soon after the token is set; [`Error::Model`] if numbers are not finite even in float32.
     pub(super) fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<Enlarged> {
-        let x = &channels_last(x);
-        let result = self.network.forward(&x.to_kind(self.kind), cancel)?.to_kind(Kind::Float);
+        let result = self.forward(x, cancel)?.to_kind(Kind::Float);
         if !self.is_checked {
             let is_finite = Some(result.isfinite().all());
             return Ok(Enlarged { picture: clamped(result), is_finite, is_redone: false });
@@ -95,7 +102,7 @@ impl Model {
                 self.exact = Some(load(&self.file, self.device, Kind::Float, cancel)?.0);
             }
             if let Some(exact) = &self.exact {
-                let result = exact.forward(x, cancel)?;
+                let result = exact.forward(&channels_last(x), cancel)?;
                 if is_finite(&result) {
                     return Ok(Enlarged { picture: clamped(result), is_finite: None, is_redone: true });
                 }

@@ -114,7 +114,7 @@ impl DenseBlock {
             self.shortcut.as_ref().map(|weight| x.conv2d::<Tensor>(weight, None, [1; 2], [0; 2], [1; 2], 1));
         for (i, conv) in grown.iter().enumerate() {
             cancel.check()?;
-            let mut more = leaky_relu(&conv.forward(&seen), SLOPE);
+            let mut more = leaky_relu(conv.forward(&seen), SLOPE);
             // The second and the fourth.
             if let Some(around) = around.as_mut().filter(|_| i % 2 == 1) {
                 more += &*around;
@@ -123,7 +123,7 @@ impl DenseBlock {
             seen = Tensor::cat(&[&seen, &more], 1);
         }
         cancel.check()?;
-        Ok(last.forward(&seen) * RESIDUAL + x)
+        Ok(last.forward(&seen).g_mul_scalar_(RESIDUAL).g_add_(x))
     }
 }
 
@@ -142,7 +142,7 @@ impl Rrdb {
         for rdb in &self.rdbs {
             features = rdb.forward(&features, cancel)?;
         }
-        Ok(features * RESIDUAL + x)
+        Ok(features.g_mul_scalar_(RESIDUAL).g_add_(x))
     }
 }
 
@@ -182,16 +182,16 @@ impl RrdbNet {
         for block in &self.body {
             features = block.forward(&features, cancel)?;
         }
-        features = first + self.conv_body.forward(&features);
+        features = self.conv_body.forward(&features).g_add_(&first);
+        drop(first);
         // Here the most is in memory: what is done with goes before the next is made.
         for conv in &self.conv_up {
             cancel.check()?;
-            features = conv.forward(&upsample(&features, 2));
-            features = leaky_relu(&features, SLOPE);
+            features = leaky_relu(conv.forward(&upsample(&features, 2)), SLOPE);
         }
         cancel.check()?;
-        features = self.conv_hr.forward(&features);
-        features = leaky_relu(&features, SLOPE);
-        Ok(self.conv_last.forward(&features))
+        features = leaky_relu(self.conv_hr.forward(&features), SLOPE);
+        // Colour by colour, as what follows is fastest.
+        Ok(self.conv_last.forward(&features).contiguous())
     }
 }

@@ -6,7 +6,7 @@
 
 use tch::Tensor;
 
-use super::{Shapes, leaky_relu, upsample};
+use super::{Shapes, leaky_relu};
 use crate::engine::Result;
 use crate::engine::nn::Conv2d;
 use crate::engine::weights::Scope;
@@ -98,11 +98,15 @@ impl SrvggNetCompact {
             features = conv.forward(&features);
             features = match (slopes, self.config.activation) {
                 (Some(slopes), _) => features.prelu(slopes),
-                (None, Activation::Relu) => features.relu(),
-                (None, _) => leaky_relu(&features, 0.1),
+                (None, Activation::Relu) => features.relu_(),
+                (None, _) => leaky_relu(features, 0.1),
             };
         }
-        let residual = self.last.forward(&features).pixel_shuffle(self.config.scale);
-        Ok(residual + upsample(x, self.config.scale))
+        let (n, _, height, width) = x.size4()?;
+        let scale = self.config.scale;
+        // A pixel shuffle whose copy comes last: the picture is added before, where it need not be enlarged.
+        let mut pixels = self.last.forward(&features).view([n, 3, scale, scale, height, width]);
+        pixels += x.view([n, 3, 1, 1, height, width]);
+        Ok(pixels.permute([0, 1, 4, 2, 5, 3]).reshape([n, 3, scale * height, scale * width]))
     }
 }
