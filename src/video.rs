@@ -130,7 +130,12 @@ pub fn layout(info: &VideoInfo) -> Option<Layout> {
 
 /// The bytes of a frame of one of [`SCALE_FORMATS`], in the planes and strides of `info`, of the same format and size.
 /// What lies between the rows is 0.
-pub fn pack(frame: &VideoFrameRef<&gst::BufferRef>, info: &VideoInfo) -> Vec<u8> {
+///
+/// None for a frame whose rows are stored upwards.
+pub fn pack(frame: &VideoFrameRef<&gst::BufferRef>, info: &VideoInfo) -> Option<Vec<u8>> {
+    if frame.plane_stride().iter().any(|&stride| stride < 0) {
+        return None;
+    }
     let mut bytes = vec![0; info.size()];
     let format = info.format_info();
     let sample = format.depth()[0].div_ceil(8) as usize;
@@ -155,7 +160,7 @@ pub fn pack(frame: &VideoFrameRef<&gst::BufferRef>, info: &VideoInfo) -> Vec<u8>
             target[row * to..][..length].copy_from_slice(&data[row * from..][..length]);
         }
     }
-    bytes
+    Some(bytes)
 }
 
 fn place(info: &VideoInfo, format: VideoFormatInfo, index: u8, bytes: usize) -> Option<Place> {

@@ -11,9 +11,8 @@ use gst::prelude::*;
 use gst_check::Harness;
 use gst_video::{VideoFormat, VideoFrameExt, VideoFrameRef, VideoInfo};
 use gsttorchvideo::engine::image::Frame;
-use gsttorchvideo::engine::memory;
 use gsttorchvideo::video;
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 fn caps(text: &str) -> gst::Caps {
     gst::Caps::from_str(&format!("video/x-raw,{text}")).unwrap()
@@ -216,7 +215,12 @@ fn batches_come_out_whole_in_order_and_late() {
         bench.harness.set_src_caps(rgb(12, 8));
         let latency = bench.harness.query_latency();
         for (number, picture) in (0..).zip(&pictures) {
-            assert_eq!(bench.harness.push(buffer(picture, number)), Ok(gst::FlowSuccess::Ok));
+            let mut buffer = buffer(picture, number);
+            if number == 0 {
+                // As sources mark theirs.
+                buffer.get_mut().unwrap().set_flags(gst::BufferFlags::DISCONT);
+            }
+            assert_eq!(bench.harness.push(buffer), Ok(gst::FlowSuccess::Ok));
         }
         let before = bench.harness.buffers_received();
         assert!(bench.harness.push_event(gst::event::Eos::new()));
@@ -350,6 +354,102 @@ fn a_frame_that_repeats_is_not_computed_again() {
 }
 
 #[test]
+fn batches_and_repeated_frames_of_a_real_source() {
+    let (_folder, small) = small();
+    register();
+    for (batch, messages) in [(1, 12), (4, 3), (5, 3)] {
+        let pipeline = gst::parse::launch(&format!(
+            "videotestsrc num-buffers=12 pattern=white ! video/x-raw,format=RGB,width=16,height=12 ! \
+             realesrganscale name=scale {small} device=cpu batch-size={batch} stats-interval=1 ! fakesink"
+        ));
+        let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let bus = pipeline.bus().unwrap();
+        let kinds = [gst::MessageType::Eos, gst::MessageType::Error, gst::MessageType::Element];
+        let mut told = 0;
+        while let Some(message) = bus.timed_pop_filtered(gst::ClockTime::NONE, &kinds) {
+            if message.type_() == gst::MessageType::Element {
+                told += 1;
+                continue;
+            }
+            assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+            break;
+        }
+        let stats = pipeline.by_name("scale").unwrap().property::<gst::Structure>("stats");
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!((stats.get("frames"), stats.get("static-frames")), (Ok(12u64), Ok(11u64)), "{batch}");
+        // One for each batch, and one at the end.
+        assert_eq!(told, messages + 1, "{batch}");
+    }
+}
+
+#[test]
+fn who_writes_to_a_frame_does_not_write_to_the_next() {
+    let (_folder, small) = small();
+    let mut bench = Bench::new(&small);
+    bench.harness.set_src_caps(rgb(12, 8));
+    let picture = &pictures(1)[0];
+    let mut first = None;
+    for number in 0..4 {
+        let mut output = bench.harness.push_and_pull(buffer(picture, number)).unwrap();
+        let mut map = output.make_mut().map_writable().unwrap();
+        assert_eq!(map.to_vec(), *first.get_or_insert_with(|| map.to_vec()), "frame {number}");
+        map.fill(number as u8);
+    }
+    assert_eq!(bench.stat("static-frames"), 3);
+}
+
+#[test]
+fn odd_pixels_are_no_panic() {
+    let (_folder, nothing) = nothing();
+    for par in ["0/1", "2147483647/1", "1/2147483647", "65535/65536"] {
+        for wanted in ["width=23,height=17", "width=23,height=17,pixel-aspect-ratio=1/1", "width=[1,30]"] {
+            let mut bench = Bench::new(&nothing);
+            bench.harness.set_sink_caps(caps(wanted));
+            let input = format!("format=RGB,width=12,height=8,framerate=10/1,pixel-aspect-ratio={par}");
+            bench.harness.set_src_caps(caps(&input));
+            let picture = &pictures(1)[0];
+            let output = bench.harness.push_and_pull(buffer(picture, 0)).unwrap();
+            assert_eq!(output.size(), bench.output().size(), "{par} {wanted}");
+            assert!(bench.messages(gst::MessageType::Error).is_empty());
+        }
+    }
+}
+
+#[test]
+fn rows_that_go_upwards_are_an_error() {
+    let (_folder, nothing) = nothing();
+    let mut bench = Bench::new(&nothing);
+    bench.harness.set_src_caps(rgb(12, 8));
+    let mut buffer = buffer(&pictures(1)[0], 0);
+    let meta = gst_video::VideoMeta::add_full(
+        buffer.get_mut().unwrap(),
+        gst_video::VideoFrameFlags::empty(),
+        VideoFormat::Rgb,
+        12,
+        8,
+        &[36 * 7],
+        &[-36],
+    );
+    meta.unwrap();
+    assert_eq!(bench.harness.push(buffer), Err(gst::FlowError::Error));
+    assert_eq!(bench.messages(gst::MessageType::Error).len(), 1);
+}
+
+#[test]
+fn sizes_that_do_not_meet_are_explained() {
+    let (_folder, nothing) = nothing();
+    let mut bench = Bench::new(&format!("{nothing} outscale=2"));
+    bench.harness.set_sink_caps(caps("width=100,height=100"));
+    bench.harness.set_src_caps(rgb(12, 8));
+    assert!(bench.harness.push(buffer(&pictures(1)[0], 0)).is_err());
+    let errors = bench.messages(gst::MessageType::Error);
+    let gst::MessageView::Error(error) = errors[0].view() else { unreachable!() };
+    let text = error.error().to_string();
+    assert!(text.contains("outscale=2 was set") && text.contains("width=(int)100"), "{text}");
+}
+
+#[test]
 fn metas_go_with_their_frames() {
     let (_folder, small) = small();
     let mut bench = Bench::new(&format!("{small} batch-size=2"));
@@ -453,37 +553,6 @@ fn a_seek_starts_anew() {
     pipeline.set_state(gst::State::Null).unwrap();
 }
 
-/// Bytes of the process that are in memory.
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
-}
-
-#[test]
-fn two_thousand_frames_take_no_more_memory_than_a_few() {
-    let (_folder, small) = small();
-    let mut bench = Bench::new(&format!("{small} batch-size=2"));
-    bench.harness.set_src_caps(rgb(12, 8));
-    let pictures = pictures(5);
-    let mut before = None;
-    for number in 0..2000 {
-        bench.harness.push(buffer(&pictures[number % 5], number as u64)).unwrap();
-        while let Some(output) = bench.harness.try_pull() {
-            drop(output);
-        }
-        if number == 499 {
-            before = Some((resident(), memory::usage(Device::Cpu).current));
-        }
-    }
-    assert_eq!((bench.stat("frames"), bench.stat("static-frames")), (2000, 0));
-    let (resident_before, tensors_before) = before.unwrap();
-    let (resident_grown, tensors_grown) =
-        (resident().saturating_sub(resident_before), memory::usage(Device::Cpu).current.saturating_sub(tensors_before));
-    println!("{resident_grown} and {tensors_grown} bytes more");
-    // A single picture that stayed would be 1,152 bytes a frame. Other tests run beside this one.
-    assert!(resident_grown < 64 << 20, "{resident_grown}");
-}
-
 #[test]
 fn a_hundred_frames_of_a_gradient_in_4k_have_no_bands() {
     // 1024 shades that move on from frame to frame, in tiles, through a network that repeats each pixel.
@@ -538,5 +607,5 @@ fn a_photograph_comes_out_the_same_in_yuv() {
     let most = difference(&seen, &wanted);
     println!("{most} levels");
     // YUV of 8 bits holds a photograph to two levels or three, which the network sharpens.
-    assert!(most <= 24, "{most} levels");
+    assert!(most <= 12, "{most} levels");
 }

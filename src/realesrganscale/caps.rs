@@ -125,11 +125,12 @@ fn loss(from: &VideoFormatInfo, to: &VideoFormatInfo) -> u32 {
     let lost = |is_lost: bool, weight: u32| if is_lost { weight } else { 0 };
     let has = |info: &VideoFormatInfo, flag| info.flags().contains(flag);
     let depth = |info: &VideoFormatInfo| info.depth().iter().copied().max().unwrap_or(8);
-    let halved = |info: &VideoFormatInfo| info.w_sub().iter().chain(info.h_sub()).copied().max().unwrap_or(0);
+    let halved = |sub: &[u32]| sub.iter().copied().max().unwrap_or(0);
     lost(has(to, VideoFormatFlags::GRAY) && !has(from, VideoFormatFlags::GRAY), 64)
         + lost(has(from, VideoFormatFlags::ALPHA) && !has(to, VideoFormatFlags::ALPHA), 32)
         + lost(depth(to) < depth(from), 16)
-        + lost(halved(to) > halved(from), 8)
+        + lost(halved(to.w_sub()) > halved(from.w_sub()), 8)
+        + lost(halved(to.h_sub()) > halved(from.h_sub()), 8)
         + lost(has(from, VideoFormatFlags::YUV) != has(to, VideoFormatFlags::YUV), 4)
         + lost(has(from, VideoFormatFlags::GRAY) != has(to, VideoFormatFlags::GRAY), 4)
         + lost(depth(to) > depth(from), 2)
@@ -147,38 +148,68 @@ fn choose_format(from: &VideoInfo, structure: &mut gst::StructureRef) {
     }
 }
 
+/// The picture's width over its height as it is shown; square pixels where their shape is none.
+fn shape(info: &VideoInfo) -> (i128, i128) {
+    let (numer, denom) = par(info);
+    (i128::from(info.width()) * numer, i128::from(info.height()) * denom)
+}
+
+fn par(info: &VideoInfo) -> (i128, i128) {
+    let (numer, denom) = (info.par().numer(), info.par().denom());
+    if numer > 0 && denom > 0 { (numer.into(), denom.into()) } else { (1, 1) }
+}
+
+/// The fraction itself, or the nearest that caps can hold.
+fn fraction(numer: i128, denom: i128) -> gst::Fraction {
+    let divisor = gcd(numer, denom);
+    match (i32::try_from(numer / divisor), i32::try_from(denom / divisor)) {
+        (Ok(numer), Ok(denom)) => gst::Fraction::new(numer, denom),
+        _ => gst::Fraction::approximate_f64(numer as f64 / denom as f64).unwrap_or(gst::Fraction::new(1, 1)),
+    }
+}
+
+/// The greatest common divisor of two numbers above 0.
+fn gcd(a: i128, b: i128) -> i128 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 fn choose_size(from: &VideoInfo, factor: f64, structure: &mut gst::StructureRef) {
-    let par = from.par();
-    let fixed = |structure: &gst::StructureRef, side| structure.get::<i32>(side).ok();
-    let nearest = |structure: &mut gst::StructureRef, side, wanted: f64| {
-        structure.fixate_field_nearest_int(side, wanted.round().clamp(1.0, LONGEST as f64) as i32);
-    };
-    let (height, width) = (fixed(structure, "height"), fixed(structure, "width"));
+    let (par_numer, par_denom) = par(from);
+    let (shape_numer, shape_denom) = shape(from);
+    let side = |structure: &gst::StructureRef, side| structure.get::<i32>(side).ok();
     // Both sides were chosen for us: then the pixels' shape keeps that of the picture, if it may.
-    if let (Some(width), Some(height)) = (width, height) {
-        let shape = gst::Fraction::new(from.width() as i32, from.height() as i32) * par;
-        let wanted = shape * gst::Fraction::new(height, width);
+    if let (Some(width), Some(height)) = (side(structure, "width"), side(structure, "height")) {
+        let wanted = fraction(shape_numer * i128::from(height.max(1)), shape_denom * i128::from(width.max(1)));
         return choose_par(structure, wanted);
     }
-    choose_par(structure, par);
+    choose_par(structure, fraction(par_numer, par_denom));
+    let out = structure.get::<gst::Fraction>("pixel-aspect-ratio").ok().filter(|out| out.numer() > 0);
+    let out = out.map_or(1.0, |out| f64::from(out.numer()) / f64::from(out.denom()));
     // The picture's width over its height, in the pixels that come out.
-    let out = structure.get::<gst::Fraction>("pixel-aspect-ratio").unwrap_or(par);
-    let ratio = |par: gst::Fraction| f64::from(par.numer()) / f64::from(par.denom());
-    let shape = f64::from(from.width()) / f64::from(from.height()) * ratio(par) / ratio(out);
+    let shape = shape_numer as f64 / shape_denom as f64 / out;
+    let nearest = |structure: &mut gst::StructureRef, side: &str, wanted: f64| {
+        structure.fixate_field_nearest_int(side, wanted.round().clamp(1.0, LONGEST as f64) as i32);
+        structure.get::<i32>(side).map_or(wanted, f64::from)
+    };
     let length = |side: u32| scaled(side.into(), factor) as f64;
-    match (width, height) {
-        (Some(width), _) => nearest(structure, "height", f64::from(width) / shape),
-        (_, Some(height)) => nearest(structure, "width", f64::from(height) * shape),
-        _ if ratio(out) == ratio(par) => {
-            nearest(structure, "width", length(from.width()));
-            let (width, wanted) = (fixed(structure, "width").unwrap_or(1), length(from.width()));
-            let height = if f64::from(width) == wanted { length(from.height()) } else { f64::from(width) / shape };
-            nearest(structure, "height", height);
-        }
-        _ => {
-            nearest(structure, "height", length(from.height()));
-            nearest(structure, "width", f64::from(fixed(structure, "height").unwrap_or(1)) * shape);
-        }
+    let is_same_shape = (out - par_numer as f64 / par_denom as f64).abs() < 1e-9;
+    // One side as it should be, the other as the shape wants it; the better of both ways.
+    let by_width = |structure: &mut gst::StructureRef| {
+        let width = nearest(structure, "width", length(from.width()));
+        let exact = is_same_shape && width == length(from.width());
+        (width, nearest(structure, "height", if exact { length(from.height()) } else { width / shape }))
+    };
+    let by_height = |structure: &mut gst::StructureRef| {
+        let height = nearest(structure, "height", length(from.height()));
+        (nearest(structure, "width", height * shape), height)
+    };
+    let (mut first, mut second) = (structure.to_owned(), structure.to_owned());
+    let off = |(width, height): (f64, f64)| (width / height / shape).ln().abs();
+    // A pixel more or less is no other shape.
+    let (first_off, second_off) = (off(by_width(&mut first)), off(by_height(&mut second)));
+    let chosen = if second_off + 1e-2 < first_off { second } else { first };
+    for name in ["width", "height"] {
+        structure.set(name, chosen.get::<i32>(name).unwrap_or(1));
     }
 }
 
@@ -220,15 +251,9 @@ pub fn place(from: &VideoInfo, to: &VideoInfo, add_borders: bool) -> ([i64; 2], 
     if !add_borders {
         return full;
     }
-    let shape = |info: &VideoInfo| {
-        let part = |number: i32| i128::from(number);
-        let [width, height] = [info.width(), info.height()].map(i128::from);
-        (width * part(info.par().numer()), height * part(info.par().denom()))
-    };
-    let ((from_width, from_height), (par_numer, par_denom)) =
-        (shape(from), (i128::from(to.par().numer()), i128::from(to.par().denom())));
+    let ((from_width, from_height), (par_numer, par_denom)) = (shape(from), par(to));
     // The size that the picture has if the other side is full.
-    let rounded = |numer: i128, denom: i128| ((2 * numer + denom) / (2 * denom)).max(1) as i64;
+    let rounded = |numer: i128, denom: i128| ((2 * numer + denom) / (2 * denom)).clamp(1, LONGEST.into()) as i64;
     let wanted_width = rounded(i128::from(height) * from_width * par_denom, from_height * par_numer);
     let wanted_height = rounded(i128::from(width) * from_height * par_numer, from_width * par_denom);
     // A pixel more or less is rounding, and no other shape.
@@ -326,7 +351,16 @@ mod tests {
             ("format=RGB,width=640,height=480", 4.0, "width=1920,height=1080,pixel-aspect-ratio=1/1", "width=1920"),
             ("format=RGB,width=640,height=480", 4.0, "width=1920", "height=1440,pixel-aspect-ratio=1/1"),
             ("format=RGB,width=640,height=480", 4.0, "height=1080", "width=1440"),
-            ("format=RGB,width=640,height=480", 4.0, "width=[1,1920],height=[1,1080]", "width=1920,height=1080"),
+            ("format=RGB,width=640,height=480", 4.0, "width=[1,1920],height=[1,1080]", "width=1440,height=1080"),
+            ("format=RGB,width=1080,height=1920", 4.0, "width=[1,4096],height=[1,4096]", "width=2304,height=4096"),
+            ("format=RGB,width=108,height=192", 4.0, "width=[16,409],height=[16,230]", "width=129,height=230"),
+            // Fractions that are too large for caps.
+            (
+                "format=RGB,width=255,height=256,pixel-aspect-ratio=65535/65536",
+                4.0,
+                "width=256,height=255",
+                "pixel-aspect-ratio=[9/10,1/1]",
+            ),
             ("format=RGB,width=640,height=480", 4.0, "width=[1,1000],height=[1,1080]", "width=1000,height=750"),
             (
                 "format=RGB,width=720,height=576,pixel-aspect-ratio=16/15",

@@ -184,13 +184,14 @@ impl RealEsrganScale {
     /// Takes a frame, and waits for those that must come out before the next is taken.
     fn take(&self, buffer: &gst::Buffer) -> Result<(), gst::FlowError> {
         let (format, cancel) = self.format()?;
-        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &format.input).map_err(|_| {
-            let seen = format!("a buffer of {} bytes is no frame of these caps", buffer.size());
+        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &format.input).ok();
+        let bytes = frame.and_then(|frame| video::pack(&frame, &format.input)).ok_or_else(|| {
+            let seen = format!("a buffer of {} bytes is no frame of these caps, or its rows go upwards", buffer.size());
             self.fail(gst::error_msg!(gst::StreamError::Format, ("{seen}")))
         })?;
         let shell = meta::shell(buffer, &format);
         self.with_queue(|queue| {
-            queue.take(&frame, shell, &format, &cancel);
+            queue.take(bytes, shell, &format, &cancel);
             self.wait(queue, false, &cancel)
         })
     }
@@ -260,6 +261,26 @@ impl RealEsrganScale {
         if is_due {
             self.post_stats(stats);
         }
+    }
+
+    /// Says why there is no output for an input of these caps, if nothing was said yet.
+    fn explain(&self, caps: &gst::Caps) {
+        let factor = self.state.lock().unwrap().run.as_ref().map(Run::factor);
+        let pad = self.obj().src_pad().clone();
+        if pad.pad_flags().contains(gst::PadFlags::FLUSHING) {
+            return;
+        }
+        let possible = caps::transform(gst::PadDirection::Sink, caps, factor).to_string();
+        let wanted = pad.peer_query_caps(None);
+        let set = match factor {
+            Some(Factor { factor, is_set: true }) => format!("outscale={factor} was set; "),
+            _ => String::new(),
+        };
+        let _ = self.fail(gst::error_msg!(
+            gst::StreamError::Format,
+            ("{set}what is behind takes no frame that can be made of {caps}: it takes {wanted}"),
+            ["possible: {possible}"]
+        ));
     }
 
     fn post_stats(&self, stats: Stats) {
@@ -418,6 +439,10 @@ impl BaseTransformImpl for RealEsrganScale {
             ));
             return Err(gst::loggable_error!(CAT, "interlaced video"));
         }
+        // Frames of before come out before the caps of those to come.
+        if let Err(err) = self.drain() {
+            gst::debug!(CAT, imp = self, "{err:?} before new caps");
+        }
         let has_latency = {
             let mut state = self.state.lock().unwrap();
             let Some(run) = &mut state.run else {
@@ -436,6 +461,9 @@ impl BaseTransformImpl for RealEsrganScale {
     }
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        if let (gst::PadDirection::Sink, gst::QueryView::Drain(_)) = (direction, query.view()) {
+            let _ = self.drain();
+        }
         let answered = BaseTransformImplExt::parent_query(self, direction, query);
         if let (true, gst::PadDirection::Src, gst::QueryViewMut::Latency(query)) =
             (answered, direction, query.view_mut())
@@ -449,7 +477,7 @@ impl BaseTransformImpl for RealEsrganScale {
             });
             if let Some(more) = more {
                 let (is_live, min, max) = query.result();
-                query.set(is_live, min + more, max.map(|max| max + more));
+                query.set(is_live, min.saturating_add(more), max.map(|max| max.saturating_add(more)));
             }
         }
         answered
@@ -495,12 +523,20 @@ impl BaseTransformImpl for RealEsrganScale {
                 self.post_stats(stats);
             }
         }
-        self.parent_sink_event(event)
+        let caps = match event.view() {
+            gst::EventView::Caps(event) => Some(event.caps_owned()),
+            _ => None,
+        };
+        let is_taken = self.parent_sink_event(event);
+        if let Some(caps) = caps.filter(|_| !is_taken) {
+            self.explain(&caps);
+        }
+        is_taken
     }
 
     fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        // The base class may negotiate new caps, which hold for frames to come.
-        if is_discont || self.obj().src_pad().needs_reconfigure() {
+        // Not `is_discont`: it holds until the base class itself pushes a frame, and batches come late.
+        if buffer.flags().contains(gst::BufferFlags::DISCONT) {
             self.drain()?;
         }
         self.parent_submit_input_buffer(is_discont, buffer)

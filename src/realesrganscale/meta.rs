@@ -16,8 +16,8 @@ pub fn shell(buffer: &gst::Buffer, format: &Format) -> gst::Buffer {
     let shown = gst_video::VideoInfo::builder(format.output.format(), width, height).build();
     let scale = shown.as_ref().ok().map(|shown| VideoMetaTransformScale::new(&format.input, shown));
     buffer.foreach_meta(|meta| {
-        // How the picture lies in memory is another matter; the rest is not.
-        if !meta.has_tag::<gst::meta::tags::Memory>() {
+        // How the input lies in memory, and what keeps it there, is another matter; the rest is not.
+        if !meta.has_tag::<gst::meta::tags::Memory>() && !meta.has_tag::<gst::meta::tags::MemoryReference>() {
             let done = match &scale {
                 Some(scale) if meta.has_tag::<tags::Size>() => meta.transform(out, scale),
                 _ => meta.transform(out, &gst::meta::MetaTransformCopy::new(..)),

@@ -5,13 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gst_video::{VideoFrameRef, VideoInfo};
+use gst_video::VideoInfo;
 
 use crate::engine::Result;
 use crate::engine::bytes::Bytes;
 use crate::engine::esrgan::{Begun, Model, Task, begin};
 use crate::engine::worker::{Cancel, Reply, Worker};
-use crate::video;
 
 /// What was negotiated.
 #[derive(Debug)]
@@ -83,8 +82,8 @@ pub struct Queue {
     ready: VecDeque<gst::Buffer>,
     /// The last picture that came in.
     last_input: Option<Arc<Vec<u8>>>,
-    /// The last that came out.
-    last_output: Option<gst::Memory>,
+    /// The last that came out: a buffer, because memory in two buffers is not written to.
+    last_output: Option<gst::Buffer>,
     /// What came out so far.
     pub stats: Stats,
 }
@@ -112,19 +111,13 @@ impl Queue {
         (self.batch_size * (self.depth + 1) - 1) as u64
     }
 
-    /// Takes a frame; its picture is copied. `shell` is the buffer that comes out for it.
-    pub fn take(
-        &mut self,
-        frame: &VideoFrameRef<&gst::BufferRef>,
-        shell: gst::Buffer,
-        format: &Arc<Format>,
-        cancel: &Cancel,
-    ) {
-        let bytes = Arc::new(video::pack(frame, &format.input));
-        let repeats = self.skip_static && self.last_input.as_ref() == Some(&bytes);
+    /// Takes a frame by its bytes. `shell` is the buffer that comes out for it.
+    pub fn take(&mut self, bytes: Vec<u8>, shell: gst::Buffer, format: &Arc<Format>, cancel: &Cancel) {
+        let bytes = Arc::new(bytes);
+        let repeats = self.last_input.as_ref() == Some(&bytes);
         self.gathered.push(Pending { shell, repeats });
         if !repeats {
-            self.last_input = Some(bytes.clone());
+            self.last_input = self.skip_static.then(|| bytes.clone());
             self.fresh.push(bytes);
         }
         if self.gathered.len() >= self.batch_size {
@@ -177,13 +170,16 @@ impl Queue {
         for Pending { mut shell, repeats } in batch.frames {
             let picture = if repeats {
                 self.stats.repeated += 1;
-                self.last_output.clone().expect("the frame before came out")
+                let last = self.last_output.as_ref().and_then(|buffer| buffer.memory(0));
+                last.expect("the frame before came out")
             } else {
                 gst::Memory::from_mut_slice(pictures.next().expect("as many pictures come out as went in"))
             };
             self.stats.frames += 1;
-            if self.skip_static {
-                self.last_output = Some(picture.clone());
+            if self.skip_static && !repeats {
+                let mut last = gst::Buffer::new();
+                last.make_mut().append_memory(picture.clone());
+                self.last_output = Some(last);
             }
             shell.make_mut().append_memory(picture);
             self.ready.push_back(shell);

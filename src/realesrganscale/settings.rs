@@ -153,7 +153,8 @@ pub fn properties() -> Vec<glib::ParamSpec> {
             .nick("Statistics")
             .blurb(
                 "Since the element was started: frames, static-frames among them, tiles that ran through the network, \
-                 retries with smaller tiles, and ms-per-frame that the model was at work",
+                 retries with smaller tiles, and ms-per-frame from its beginning at the model until it is there (on a \
+                 GPU, until it is fetched)",
             )
             .read_only()
             .build(),

@@ -69,7 +69,7 @@ impl Architecture {
                 let doubled = feat * 4i64.pow(doublings as u32) * 9 / 4;
                 (doubled + feat).max(6 * feat + 8 * grow) / unshuffle.pow(2)
             }
-            Self::SrvggNetCompact(config) => 3 * config.num_feat + 3 * config.scale.pow(2),
+            Self::SrvggNetCompact(config) => 2 * config.num_feat + 3 * config.scale.pow(2),
         }
     }
 

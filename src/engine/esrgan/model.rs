@@ -21,8 +21,9 @@ pub struct Model {
     kind: Kind,
     /// The same network in float32, once it was needed.
     exact: Option<Network>,
-    /// The most pixels of tiles at once that the device's memory can hold, once they were too many.
-    pub(super) most: Option<i64>,
+    /// The most pixels of tiles at once that the device's memory can hold, once they were too many, and for how many runs
+    /// more that is believed.
+    most: Option<(i64, u32)>,
     pub(super) transfer: Transfer,
     /// Whether each tile is looked at when it is computed. To ask a GPU, one must wait for it.
     is_checked: bool,
@@ -53,6 +54,17 @@ impl Model {
     /// The network that it is.
     pub fn architecture(&self) -> Architecture {
         self.architecture
+    }
+
+    /// The most pixels of tiles at once that the device's memory can hold, once they were too many.
+    pub(super) fn most(&self) -> Option<i64> {
+        self.most.map(|(most, _)| most)
+    }
+
+    /// So many pixels at most from now on, until there may be more memory again.
+    pub(super) fn limit(&mut self, most: i64) {
+        const RUNS: u32 = 256;
+        self.most = Some((most, RUNS));
     }
 
     /// Looks at each tile from now on, and does in float32 again what is not finite.
@@ -89,6 +101,7 @@ impl Model {
     /// # Errors
     /// [`Error::Cancelled`] soon after the token is set; [`Error::Model`] if numbers are not finite even in float32.
     pub(super) fn run(&mut self, x: &Tensor, cancel: &Cancel) -> Result<Enlarged> {
+        self.most = self.most.and_then(|(most, runs)| Some((most, runs.checked_sub(1)?)));
         let result = self.forward(x, cancel)?.to_kind(Kind::Float);
         if !self.is_checked {
             let is_finite = Some(result.isfinite().all());

@@ -10,6 +10,8 @@ use crate::engine::{Error, Result, memory};
 
 /// The most pixels of a tile on the CPU: larger ones are no faster.
 const CPU_PIXELS: i64 = 512 * 512;
+/// The smallest side of a tile that is chosen here, in pixels.
+const LEAST: i64 = 16;
 
 /// How pictures are divided, and what they are run through.
 pub struct Plan {
@@ -45,7 +47,7 @@ impl Plan {
         let counts = sides.map(|side| if tile == 0 { 1 } else { (side.from + tile - 1) / tile });
         let mut plan = Self { sides, is_run, counts, pad, pictures };
         let most = plan.most(model, task)?;
-        if tile == 0 || model.most.is_some_and(|most| plan.pixels() > most) {
+        if tile == 0 || model.most().is_some_and(|most| plan.pixels() > most) {
             plan.counts = plan.fewest(most);
         }
         Ok(plan)
@@ -61,15 +63,30 @@ impl Plan {
         self.pictures * self.length(0, self.counts[0]) * self.length(1, self.counts[1])
     }
 
-    /// Whether there is no smaller one.
+    /// Whether tiles become no smaller.
     pub fn is_smallest(&self) -> bool {
-        self.counts == self.sides.map(|side| side.from)
+        let least = self.least();
+        (0..2).all(|i| self.counts[i] >= least[i])
     }
 
-    /// The length of the longest tile along a side that is cut into `count`.
+    /// How many tiles there are along each side at most, where nothing else was set: in smaller ones, nearly all would be
+    /// computed twice and more.
+    fn least(&self) -> [i64; 2] {
+        let least = self.pad.max(LEAST);
+        self.sides.map(|side| (side.from / least).clamp(1, side.to))
+    }
+
+    /// The most pixels that a tile sees along a side that is cut into `count`.
     fn length(&self, side: usize, count: i64) -> i64 {
-        let Side { from, extra, .. } = self.sides[side];
-        if count == 1 { from + extra } else { ((from + count - 1) / count + 2 * self.pad).min(from + extra) }
+        let Side { from, to, scale, multiple, extra } = self.sides[side];
+        let whole = (from + extra + multiple - 1) / multiple * multiple;
+        if count == 1 {
+            return whole;
+        }
+        // What comes out is cut, and each pixel of it is made of some that go in.
+        let own = (to + count - 1) / count * from / to + 1;
+        let reach = (2.0 * (from as f64 / to as f64).max(1.0 / scale as f64)).ceil() as i64 + 1;
+        (own + 2 * (self.pad + reach + multiple - 1)).min(whole)
     }
 
     /// The most pixels that a tile of one picture may have.
@@ -80,33 +97,35 @@ impl Plan {
         let fixed = self.pictures * (task.from.size() + 2 * task.to.size()) as i64;
         let each = self.pictures * model.bytes_per_pixel();
         let most = (i64::try_from(budget).unwrap_or(i64::MAX) - fixed) / each;
-        let [height, width] = self.sides.map(|side| (1 + 2 * self.pad).min(side.from));
-        if max_memory > 0 && most < height * width {
+        let [rows, columns] = self.least();
+        let least = self.length(0, rows) * self.length(1, columns);
+        if max_memory > 0 && most < least {
             return Err(Error::Budget {
                 limit: format!("max-memory={max_memory}"),
                 what: format!("{} frames of {}x{} at once", self.pictures, task.from.width(), task.from.height()),
-                needed: (fixed + height * width * each) as u64,
+                needed: (fixed + least * each) as u64,
                 remedy: "tile-pad, batch-size or the size of the output can be lowered".into(),
             });
         }
-        let most = most.min(model.most.map_or(i64::MAX, |most| most / self.pictures));
-        Ok(if model.device == Device::Cpu { most.min(CPU_PIXELS) } else { most }.max(1))
+        let most = most.min(model.most().map_or(i64::MAX, |most| most / self.pictures));
+        Ok(if model.device == Device::Cpu { most.min(CPU_PIXELS) } else { most }.max(least))
     }
 
     /// How many tiles along each side have the least to compute, while none has more than `most` pixels.
     fn fewest(&self, most: i64) -> [i64; 2] {
-        let [height, width] = self.sides.map(|side| side.from);
+        let [height, width] = self.least();
         let mut best = ([height, width], i64::MAX);
         for rows in 1..=height {
             let length = self.length(0, rows);
-            let room = most / length;
-            let columns = if room >= self.length(1, 1) { 1 } else { (width - 1) / (room - 2 * self.pad).max(1) + 1 };
-            if columns > width || length * self.length(1, columns) > most {
-                continue;
+            // The fewest columns that do; tiles never grow as there are more.
+            let (mut few, mut many) = (0, width + 1);
+            while many - few > 1 {
+                let columns = few + (many - few) / 2;
+                if length * self.length(1, columns) > most { few = columns } else { many = columns }
             }
-            let all = rows * length * columns * self.length(1, columns);
-            if all < best.1 {
-                best = ([rows, columns], all);
+            let all = rows * length * many * self.length(1, many);
+            if many <= width && all < best.1 {
+                best = ([rows, many], all);
             }
         }
         best.0

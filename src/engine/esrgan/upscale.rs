@@ -50,6 +50,21 @@ pub struct Outcome {
     pub is_finite: Option<Tensor>,
 }
 
+impl Outcome {
+    /// Both of two parts, after so many retries more.
+    fn and(mut self, other: Self, retries: u64) -> Self {
+        self.pictures.extend(other.pictures);
+        let flags: Vec<_> = self.is_finite.into_iter().chain(other.is_finite).collect();
+        Self {
+            pictures: self.pictures,
+            tiles: self.tiles + other.tiles,
+            retries: self.retries + other.retries + retries,
+            redone: self.redone.or(other.redone),
+            is_finite: (!flags.is_empty()).then(|| Tensor::stack(&flags, 0).all()),
+        }
+    }
+}
+
 /// An upscaled picture.
 #[derive(Debug, Clone)]
 pub struct Upscaled {
@@ -105,13 +120,21 @@ pub fn run(model: &mut Model, pictures: &[Tensor], task: &Task, cancel: &Cancel)
     loop {
         let plan = Plan::new(model, task, pictures.len() as i64)?;
         match guarded(|| Job::new(model, &plan, pictures, task, cancel).run()) {
+            Err(Error::OutOfMemory(_)) if plan.is_smallest() && pictures.len() > 1 => {
+                memory::release_cached(model.device);
+                let (first, second) = pictures.split_at(pictures.len() / 2);
+                let [first, second] = [run(model, first, task, cancel)?, run(model, second, task, cancel)?];
+                return Ok(first.and(second, retries + 1));
+            }
             Err(Error::OutOfMemory(reason)) if plan.is_smallest() => {
-                let reason = format!("{reason}; a tile of one pixel, with what the model sees around it, is too much");
-                return Err(Error::OutOfMemory(reason));
+                return Err(Error::OutOfMemory(format!(
+                    "{reason}; the smallest tile, {} pixels, is too much",
+                    plan.pixels()
+                )));
             }
             Err(Error::OutOfMemory(_)) => {
                 memory::release_cached(model.device);
-                model.most = Some(plan.pixels() / 2);
+                model.limit(plan.pixels() / 2);
                 retries += 1;
             }
             outcome => return Ok(Outcome { retries, ..outcome? }),
@@ -217,16 +240,14 @@ impl<'a> Job<'a> {
         }
         const ROWS: i64 = 64;
         let flat = |bytes: &Tensor| {
-            let mut value = None;
-            for first in (0..from.height()).step_by(ROWS as usize) {
+            let ends = (0..from.height()).step_by(ROWS as usize).flat_map(|first| {
                 let rows = first..(first + ROWS).min(from.height());
                 let alpha = pixels::read(bytes, from, rows, 0..from.width()).narrow(1, 3, 1);
-                let (least, most) = (alpha.min().double_value(&[]), alpha.max().double_value(&[]));
-                if least != most || *value.get_or_insert(least) != least {
-                    return None;
-                }
-            }
-            value.map(|value| value as f32)
+                [alpha.min(), alpha.max()]
+            });
+            // All at once: to ask a GPU, one must wait for it.
+            let ends = Vec::<f32>::try_from(Tensor::stack(&ends.collect::<Vec<_>>(), 0)).ok()?;
+            ends.iter().all(|end| *end == ends[0]).then(|| ends[0])
         };
         match self.pictures.iter().map(flat).collect::<Option<Vec<_>>>() {
             Some(values) => Alpha::Flat(Tensor::from_slice(&values).view([-1, 1, 1, 1]).to_device(self.model.device)),
