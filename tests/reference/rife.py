@@ -136,6 +136,23 @@ def others(first, second):
     safetensors.torch.save_file(tensors, OUT / "others.safetensors", {"cases": json.dumps(cases)})
 
 
+def scenes():
+    """Frames for the judgement of scenes: no reference, but real clips."""
+    tensors = {}
+    # bikes has cuts behind frames 29, 75, 136, 186 and 241; the camera pans fast around 102.
+    for name, numbers in {
+        "bikes": (28, 29, 30, 75, 76, 101, 102, 103, 136, 137, 186, 187, 241, 242),
+        "bigbuckbunny": (41, 42, 43),
+        "carphone_pristine": (81, 82, 83),
+    }.items():
+        for number, picture in zip(numbers, clip(name, *numbers)):
+            width, height = 128, round(picture.shape[0] * 128 / picture.shape[1])
+            small = F.interpolate(tensor(picture), (height, width), mode="bilinear", antialias=True)
+            small = (small[0].permute(1, 2, 0) * 255 + 0.5).to(torch.uint8)
+            tensors[f"{name}.{number}"] = small.contiguous()
+    safetensors.torch.save_file(tensors, OUT / "scenes.safetensors")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     OUT.mkdir(parents=True, exist_ok=True)
@@ -144,3 +161,4 @@ if __name__ == "__main__":
     with torch.inference_mode():
         real(first, second, between)
         others(first, second)
+        scenes()

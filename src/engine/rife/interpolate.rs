@@ -156,3 +156,42 @@ impl Begun {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_found_bad_at_the_end_are_done_again() {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/rife/rife-v4.25.safetensors");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("net.safetensors");
+        // The same network, with numbers after a layer that float16 can't hold.
+        let tensors = Tensor::read_safetensors(shipped).unwrap().into_iter().map(|(name, tensor)| {
+            let factor = match name.as_str() {
+                "block0.conv0.0.0.weight" | "block0.conv0.0.0.bias" => 1e6,
+                "block0.conv0.1.0.weight" => 1e-6,
+                _ => 1.0,
+            };
+            (name, tensor.to_kind(Kind::Float) * factor)
+        });
+        Tensor::write_safetensors(&tensors.collect::<Vec<_>>(), &path).unwrap();
+        let cancel = Cancel::default();
+        let mut model = Model::load(&path, Device::Cpu, Kind::Half, &cancel).unwrap();
+        model.trust_frames();
+        let layout = Layout::rgb(20, 16, false).unwrap();
+        let frame = |step: usize| (0..20 * 16 * 3).map(|i| (i * step % 251) as u8).collect::<Vec<_>>();
+        let [first, second] = [7, 9].map(|step| encode(&model, &frame(step), &layout, 1.0).unwrap());
+        let mut run = |model: &mut Model| {
+            let begun = begin(model, &first, &second, Time::new(1, 2).unwrap(), &cancel).unwrap();
+            (begun.redone, begun.finish().unwrap().map(|bytes| bytes.as_ref().len()))
+        };
+        assert_eq!(run(&mut model), (None, None));
+        model.check_frames();
+        assert_eq!(run(&mut model), (Some("fp16"), Some(20 * 16 * 3)));
+    }
+}
