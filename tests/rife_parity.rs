@@ -203,6 +203,7 @@ fn one_model_serves_all_who_ask() {
     let layout = Layout::rgb(30, 20, false).unwrap();
     // A frame may wait elsewhere for the next.
     let kept = first.submit(move |model| encode(model, picture.data(), &layout, 1.0)).wait().unwrap();
+    let kept = kept.clone();
     let scale = Params::default().scale_for(30, 20);
     let job = move |model: &mut Model| {
         let next = encode(model, noise(30, 20, 3).data(), &Layout::rgb(30, 20, false).unwrap(), scale)?;

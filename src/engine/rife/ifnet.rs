@@ -14,7 +14,7 @@ use tch::{Kind, Tensor};
 use super::file::Shapes;
 use super::warp::{Positions, reduced, resized};
 use crate::engine::Result;
-use crate::engine::nn::{Conv2d, ConvTranspose2d, leaky_relu};
+use crate::engine::nn::{Conv2d, ConvTranspose2d, channels_last, leaky_relu};
 use crate::engine::weights::Scope;
 use crate::engine::worker::Cancel;
 
@@ -149,23 +149,22 @@ impl IfNet {
             let (rows, columns) = ((height as f64 / smaller) as i64, (width as f64 / smaller) as i64);
             let at = Tensor::full([1, 1, rows, columns], time, (kind, first.device()));
             let bring = |x: &Tensor| {
-                let x = if smaller < 2.0 { resized(x, rows, columns) } else { reduced(x, smaller as i64) };
-                x.to_kind(kind)
+                if smaller < 2.0 { resized(x, rows, columns) } else { reduced(x, smaller as i64) }
+            };
+            let warp = |x: &Tensor, flow: Tensor| {
+                if smaller < 2.0 {
+                    bring(&positions.warp(x, &flow))
+                } else {
+                    positions.warp_reduced(x, &flow, smaller as i64)
+                }
             };
             let x = match &state {
-                None => Tensor::cat(&[bring(first), bring(second), at], 1),
+                None => Tensor::cat(&[bring(first).to_kind(kind), bring(second).to_kind(kind), at], 1),
                 Some((flow, told)) => {
-                    let warp = |x: &Tensor, flow: Tensor| {
-                        if smaller < 2.0 {
-                            bring(&positions.warp(x, &flow))
-                        } else {
-                            positions.warp_reduced(x, &flow, smaller as i64).to_kind(kind)
-                        }
-                    };
                     let (first, second) = (warp(first, flow.narrow(1, 0, 2)), warp(second, flow.narrow(1, 2, 2)));
                     let told = resized(&told.narrow(1, 4, 1 + CARRIED), rows, columns);
-                    let flow = bring(&(flow / smaller));
-                    Tensor::cat(&[first, second, at, told, flow], 1)
+                    let flow = bring(flow) * (1.0 / smaller);
+                    Tensor::cat(&[first.to_kind(kind), second.to_kind(kind), at, told, flow.to_kind(kind)], 1)
                 }
             };
             let told = block.forward(&x);
@@ -203,9 +202,9 @@ impl Head {
 
     fn forward(&self, x: &Tensor) -> Tensor {
         let [first, second, third] = &self.convs;
-        let x = leaky_relu(&first.forward(x), SLOPE);
+        let x = leaky_relu(&first.forward(&channels_last(x)), SLOPE);
         let x = leaky_relu(&second.forward(&x), SLOPE);
-        self.last.forward(&leaky_relu(&third.forward(&x), SLOPE))
+        self.last.forward(&leaky_relu(&third.forward(&x), SLOPE)).contiguous()
     }
 }
 
@@ -243,12 +242,13 @@ impl Block {
     /// (1, inputs, h, w) -> (1, 13, h, w), or (1, 5, h, w) of the last block.
     fn forward(&self, x: &Tensor) -> Tensor {
         let [first, second] = &self.narrow;
-        let x = leaky_relu(&first.forward(x), SLOPE);
+        let x = leaky_relu(&first.forward(&channels_last(x)), SLOPE);
         let mut x = leaky_relu(&second.forward(&x), SLOPE);
         for conv in &self.body {
             x = leaky_relu(&(conv.forward(&x) + x), SLOPE);
         }
-        self.last.forward(&x).pixel_shuffle(2)
+        // In the order that is fastest to warp and resize.
+        self.last.forward(&x).pixel_shuffle(2).contiguous()
     }
 }
 

@@ -15,8 +15,8 @@ use crate::engine::stream::Pending;
 use crate::engine::worker::{Cancel, guarded};
 use crate::engine::{Error, Result};
 
-/// A frame of a video as a model sees it, on the model's device. It may be held and dropped on any thread, and is of use on
-/// the model's only.
+/// A frame of a video as a model sees it, on the model's device. It may be held, cloned and dropped on any thread, and is of
+/// use on the model's only. Clones are the same memory.
 pub struct Encoded {
     /// The picture and its features, (1, 3 + features, h, w) float32, padded to what the network wants.
     seen: Tensor,
@@ -25,6 +25,18 @@ pub struct Encoded {
     look: Look,
     layout: Layout,
     scale: f64,
+}
+
+impl Clone for Encoded {
+    fn clone(&self) -> Self {
+        Self {
+            seen: self.seen.shallow_clone(),
+            alpha: self.alpha.as_ref().map(Tensor::shallow_clone),
+            look: self.look.clone(),
+            layout: self.layout.clone(),
+            scale: self.scale,
+        }
+    }
 }
 
 impl Encoded {
@@ -92,7 +104,7 @@ pub fn encode(model: &Model, bytes: &[u8], layout: &Layout, scale: f64) -> Resul
     guarded(|| {
         let host = Tensor::f_from_data_size(bytes, &[bytes.len() as i64], Kind::Uint8)?;
         let host = if model.device.is_cuda() { host.f_pin_memory(model.device)? } else { host };
-        let bytes = model.lanes.upload(&host).wait();
+        let bytes = model.lanes.upload(&host).ready();
         let given = pixels::read(&bytes, layout, 0..layout.height(), 0..layout.width());
         let look = Look::new(&given);
         let multiple = model.config().multiple();

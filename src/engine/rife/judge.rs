@@ -23,7 +23,7 @@ const LEVEL: f64 = 0.15;
 /// The side of the squares in which the difference is averaged.
 const SQUARE: i64 = 8;
 
-/// What of a frame is looked at.
+/// What of a frame is looked at. Clones are the same memory.
 pub struct Look {
     /// (1, 3, h, w).
     picture: Tensor,
@@ -38,6 +38,12 @@ pub struct Judgement {
     pub cut: f64,
     /// The difference in the square of 8 x 8 pixels where it is largest, 0 to 1 (black and white).
     pub difference: f64,
+}
+
+impl Clone for Look {
+    fn clone(&self) -> Self {
+        Self { picture: self.picture.shallow_clone(), small: self.small.shallow_clone() }
+    }
 }
 
 impl Look {
