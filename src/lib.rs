@@ -12,6 +12,7 @@ mod settings;
 mod svd;
 mod svdanimate;
 mod svdsrc;
+pub mod timing;
 pub mod video;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

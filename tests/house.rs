@@ -60,6 +60,14 @@ fn the_engine_does_not_know_gstreamer() {
 }
 
 #[test]
+fn timing_knows_neither_gstreamer_nor_tensors() {
+    for (number, line) in read("src/timing.rs").lines().enumerate() {
+        let knows_more = words(line).any(|word| matches!(word, "tch" | "Tensor" | "engine" | "crate"));
+        assert!(!knows_gstreamer(line) && !knows_more, "src/timing.rs:{}: {line}", number + 1);
+    }
+}
+
+#[test]
 fn every_source_file_names_its_licence() {
     let sources = ["src", "tests", "examples", "benches"].iter().flat_map(|folder| files(folder, "rs"));
     for file in sources.chain([root().join("build.rs")]) {

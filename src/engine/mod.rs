@@ -15,6 +15,7 @@ pub mod nn;
 pub mod pixels;
 pub mod pth;
 mod resample;
+pub mod rife;
 pub mod stream;
 pub mod svd;
 pub mod threads;

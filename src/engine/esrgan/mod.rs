@@ -28,12 +28,6 @@ pub use params::{MAX_OUTSCALE, Params, scaled, unscaled};
 pub use transfer::{Begun, begin};
 pub use upscale::{Outcome, Task, Upscaled, run, upscale};
 
-/// The leaky ReLU of this slope, in place. `tch` binds it without its slope, but its gradient with one, and that times
-/// `x` is it.
-fn leaky_relu(x: Tensor, slope: f64) -> Tensor {
-    x.leaky_relu_backward_grad_input(&x, &x, slope, false)
-}
-
 /// Every pixel of (n, c, h, w) repeated `scale` times in both directions.
 fn upsample(x: &Tensor, scale: i64) -> Tensor {
     let (_, _, height, width) = x.size4().expect("pictures have four dimensions");

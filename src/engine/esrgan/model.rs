@@ -9,6 +9,7 @@ use super::transfer::Transfer;
 use super::{Architecture, ModelFile, Network, open};
 use crate::engine::cache::Cache;
 use crate::engine::device::kind_name;
+use crate::engine::nn::channels_last;
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result};
 
@@ -143,12 +144,6 @@ fn load(file: &ModelFile, device: Device, kind: Kind, cancel: &Cancel) -> Result
     let network = Network::new(weights.root(), architecture);
     weights.finish()?;
     Ok((network, architecture))
-}
-
-/// The same tensor with a pixel's channels beside one another, the order that convolutions are fastest in. What is
-/// computed from it keeps the order.
-fn channels_last(x: &Tensor) -> Tensor {
-    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 fn clamped(mut x: Tensor) -> Tensor {

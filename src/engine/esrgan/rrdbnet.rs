@@ -11,9 +11,9 @@
 
 use tch::Tensor;
 
-use super::{Shapes, leaky_relu, upsample};
+use super::{Shapes, upsample};
 use crate::engine::Result;
-use crate::engine::nn::Conv2d;
+use crate::engine::nn::{Conv2d, leaky_relu};
 use crate::engine::weights::Scope;
 use crate::engine::worker::Cancel;
 

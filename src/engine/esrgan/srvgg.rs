@@ -6,9 +6,9 @@
 
 use tch::Tensor;
 
-use super::{Shapes, leaky_relu};
+use super::Shapes;
 use crate::engine::Result;
-use crate::engine::nn::Conv2d;
+use crate::engine::nn::{Conv2d, leaky_relu};
 use crate::engine::weights::Scope;
 use crate::engine::worker::Cancel;
 

@@ -29,9 +29,48 @@ impl Conv2d {
         }
     }
 
+    /// The same convolution, each output of which is `factors` (outputs) times as large.
+    pub fn scaled(self, factors: &Tensor) -> Self {
+        Self { weight: self.weight * factors.view([-1, 1, 1, 1]), bias: self.bias * factors, ..self }
+    }
+
+    /// The same convolution over inputs in another order: its input `i` was `order[i]`.
+    pub fn reordered(self, order: &[i64]) -> Self {
+        let order = Tensor::from_slice(order).to_device(self.weight.device());
+        Self { weight: self.weight.index_select(1, &order), ..self }
+    }
+
+    /// The same convolution in another precision.
+    pub fn to_kind(self, kind: Kind) -> Self {
+        Self { weight: self.weight.to_kind(kind), bias: self.bias.to_kind(kind), ..self }
+    }
+
     /// (n, inputs, h, w) -> (n, outputs, h', w').
     pub fn forward(&self, x: &Tensor) -> Tensor {
         x.conv2d(&self.weight, Some(&self.bias), [self.stride; 2], [self.padding; 2], [1; 2], 1)
+    }
+}
+
+/// A transposed 2D convolution of 4 x 4 with a bias that doubles both sides: stride 2, padding 1.
+pub struct ConvTranspose2d {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl ConvTranspose2d {
+    /// A convolution from `inputs` to `outputs` channels.
+    pub fn new(scope: Scope, inputs: i64, outputs: i64) -> Self {
+        Self { weight: scope.get("weight", &[inputs, outputs, 4, 4]), bias: scope.get("bias", &[outputs]) }
+    }
+
+    /// The same convolution with its first `outputs` only.
+    pub fn first(self, outputs: i64) -> Self {
+        Self { weight: self.weight.narrow(1, 0, outputs).contiguous(), bias: self.bias.narrow(0, 0, outputs) }
+    }
+
+    /// (n, inputs, h, w) -> (n, outputs, 2 * h, 2 * w).
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.conv_transpose2d(&self.weight, Some(&self.bias), [2; 2], [1; 2], [0; 2], 1, [1; 2])
     }
 }
 

