@@ -5,6 +5,7 @@
 
 pub mod engine;
 mod errors;
+mod frameratetune;
 pub mod models;
 mod progress;
 mod realesrganscale;
@@ -18,7 +19,8 @@ pub mod video;
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     svdsrc::register(plugin)?;
     svdanimate::register(plugin)?;
-    realesrganscale::register(plugin)
+    realesrganscale::register(plugin)?;
+    frameratetune::register(plugin)
 }
 
 gst::plugin_define!(

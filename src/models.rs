@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tch::Kind;
 
-use crate::engine::Result as EngineResult;
 use crate::engine::svd::{ModelType, Source, hub};
+use crate::engine::{Error, Result as EngineResult};
+use crate::errors;
 
 /// The file or folder of the shipped model `name`, looked for in `$TORCHVIDEO_MODELS`, in the installed data folder
 /// and in the build tree, in this order.
@@ -16,6 +17,20 @@ use crate::engine::svd::{ModelType, Source, hub};
 /// A message that lists the places.
 pub fn locate(name: &str) -> Result<PathBuf, String> {
     locate_in(name, &folders())
+}
+
+/// The model's file: `named`, or else the shipped model `default`.
+///
+/// # Errors
+/// A message for the application, if it is not there or a folder.
+pub fn file(named: Option<&Path>, default: &str) -> Result<PathBuf, gst::ErrorMessage> {
+    let missing = |reason| gst::error_msg!(gst::ResourceError::NotFound, ("model-path is not set, and {reason}"));
+    let path = named.map(|path| Ok(path.into())).unwrap_or_else(|| locate(default).map_err(missing))?;
+    let data = path.metadata().map_err(|err| errors::message(&Error::io(&path, err)))?;
+    if data.is_dir() {
+        return Err(errors::message(&Error::model(&path, "it is a folder: name a file")));
+    }
+    Ok(path)
 }
 
 /// The folder or file of one of Stability AI's models, looked for in the same places, by the names that people give

@@ -1,9 +1,33 @@
 // SPDX-License-Identifier: MPL-2.0
 //! PROGRESS messages of work that runs off the streaming thread, so that an application can show how far it is.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use gst::prelude::*;
 
-use crate::engine::worker::Cancel;
+use crate::engine::worker::{Cancel, Worker};
+
+/// Tells of a model's load, which `load` begins: START now, COMPLETE when it is there, CANCELED if `closing` is set before.
+/// If it fails, the first frame's job says why.
+pub fn loading<M: 'static>(
+    element: &gst::Element,
+    path: &Path,
+    closing: &Cancel,
+    load: impl FnOnce() -> Arc<Worker<M>>,
+) -> Arc<Worker<M>> {
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let progress = Progress::start(element.downgrade(), "load-model", format!("Loading {name}"), closing);
+    let (worker, token) = (load(), closing.clone());
+    // The first job comes when the model is loaded.
+    drop(worker.submit(move |_| {
+        if !token.is_cancelled() {
+            progress.complete();
+        }
+        Ok(())
+    }));
+    worker
+}
 
 /// Work that an application can watch. It posts START when it is made and always an end: COMPLETE when it is told to,
 /// else, when it is dropped, CANCELED if its token is set and ERROR if not. So it moves into the job that it tells of,

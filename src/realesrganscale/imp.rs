@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //! The element's virtual functions: settings in, one job for each frame.
 
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Instant;
 
@@ -22,8 +21,7 @@ use crate::engine::device::{DeviceChoice, kind_name};
 use crate::engine::esrgan::{Architecture, Model, ModelFile, Task, inspect};
 use crate::engine::worker::Cancel;
 use crate::engine::{Error, Result};
-use crate::progress::Progress;
-use crate::{errors, models, video};
+use crate::{errors, models, progress, video};
 
 /// The model that is taken where none is named.
 const DEFAULT_MODEL: &str = "realesrgan/realesr-animevideov3.safetensors";
@@ -83,7 +81,7 @@ impl RealEsrganScale {
     fn prepare(&self, settings: Settings) -> Result<(Run, Queue), gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
         settings.validate().map_err(error)?;
-        let path = self.model_path(&settings)?;
+        let path = models::file(settings.model_path.as_deref(), DEFAULT_MODEL)?;
         let file = ModelFile::blended(&path, settings.denoise_strength).map_err(error)?;
         let architecture = inspect(&file).map_err(error)?;
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
@@ -92,19 +90,9 @@ impl RealEsrganScale {
         let shown = path.display();
         gst::info!(CAT, imp = self, "{shown}: {architecture}, on {device:?} in {}", kind_name(kind));
 
-        let element = self.obj().upcast_ref::<gst::Element>().downgrade();
         let closing = Cancel::default();
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        let load = Progress::start(element, "load-model", format!("Loading {name}"), &closing);
-        let worker = Model::shared(file, device, kind);
-        // The first job comes when the model is loaded. If it can't be, the first frame's job says why.
-        let token = closing.clone();
-        drop(worker.submit(move |_| {
-            if !token.is_cancelled() {
-                load.complete();
-            }
-            Ok(())
-        }));
+        let obj = self.obj();
+        let worker = progress::loading(obj.upcast_ref(), &path, &closing, || Model::shared(file, device, kind));
         // A GPU has the next batch at hand when it is done with one.
         let depth = usize::from(device.is_cuda());
         let queue = Queue::new(worker, settings.batch_size as usize, depth, settings.skip_static);
@@ -120,22 +108,6 @@ impl RealEsrganScale {
             has_warned_of_memory: false,
         };
         Ok((run, queue))
-    }
-
-    /// The model's file, which is there.
-    fn model_path(&self, settings: &Settings) -> Result<PathBuf, gst::ErrorMessage> {
-        let error = |path: &Path, err| errors::message(&Error::io(path, err));
-        let path = match &settings.model_path {
-            Some(path) => path.clone(),
-            None => models::locate(DEFAULT_MODEL).map_err(|reason| {
-                gst::error_msg!(gst::ResourceError::NotFound, ("model-path is not set, and {reason}"))
-            })?,
-        };
-        if path.metadata().map_err(|err| error(&path, err))?.is_dir() {
-            let reason = "it is a folder: name a .safetensors or .pth file";
-            return Err(errors::message(&Error::model(&path, reason)));
-        }
-        Ok(path)
     }
 
     /// Ends the frames in work, and those that come before [`Self::resume`].

@@ -198,7 +198,7 @@ mod tests {
         let layout = Layout::rgb(20, 16, false).unwrap();
         let frame = |step: usize| (0..20 * 16 * 3).map(|i| (i * step % 251) as u8).collect::<Vec<_>>();
         let [first, second] = [7, 9].map(|step| encode(&model, &frame(step), &layout, 1.0).unwrap());
-        let mut run = |model: &mut Model| {
+        let run = |model: &mut Model| {
             let begun = begin(model, &first, &second, Time::new(1, 2).unwrap(), &cancel).unwrap();
             (begun.redone, begun.finish().unwrap().map(|bytes| bytes.as_ref().len()))
         };

@@ -5,6 +5,7 @@
 //! Known are the networks of Practical-RIFE from 4.21 on (but 4.24): 4.21, 4.22, 4.23, 4.25, 4.26, their lite and their
 //! heavy ones. Which one a file holds is read off its tensors.
 
+pub mod blend;
 mod file;
 pub mod ifnet;
 mod interpolate;

@@ -18,7 +18,7 @@ pub struct Params {
     /// Practical-RIFE's `scale`, which is 1 unless one says otherwise; its authors recommend 0.5 for 4K.
     pub scale: f64,
     /// The [cut](super::Judgement::cut) from which on two frames belong to different scenes, 0 to 1: nothing is to be
-    /// interpolated between them. 0 is everywhere, and 1 (almost) nowhere.
+    /// interpolated between them. 0 is everywhere, and 1 nowhere.
     pub scene_threshold: f64,
     /// The [difference](super::Judgement::difference) up to which two frames are the same, 0 to 1 (full white).
     pub static_threshold: f64,

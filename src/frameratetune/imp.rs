@@ -1,0 +1,623 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The element's virtual functions: frames and their times in, frames at the output's times out.
+
+use std::sync::{Arc, LazyLock, Mutex};
+
+use glib::subclass::prelude::*;
+use gst::prelude::*;
+use gst::subclass::prelude::*;
+use gst_base::prelude::*;
+use gst_base::subclass::BaseTransformMode;
+use gst_base::subclass::base_transform::GenerateOutputSuccess;
+use gst_base::subclass::prelude::*;
+use gst_video::VideoInfo;
+use tch::{Device, Kind};
+
+use super::caps;
+use super::settings::{self, Mode, Settings, fraction};
+use super::tuner::{Format, Means, Tuner};
+use crate::engine::device::DeviceChoice;
+use crate::engine::rife::{Model, inspect};
+use crate::engine::worker::{Cancel, Worker};
+use crate::engine::{Error, Result};
+use crate::timing::{self, Counts, Fraction, Planner};
+use crate::{errors, models, progress, video};
+
+/// The model that is taken where none is named.
+const DEFAULT_MODEL: &str = "rife/rife-v4.25.safetensors";
+
+static CAT: LazyLock<gst::DebugCategory> =
+    LazyLock::new(|| gst::DebugCategory::new("frameratetune", gst::DebugColorFlags::empty(), Some("Frame rate tuner")));
+
+/// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
+/// taken in this order: `state`, and what [`Cancel::cancel`] takes.
+#[derive(Default)]
+pub struct FrameRateTune {
+    settings: Mutex<Settings>,
+    state: Mutex<State>,
+    /// The streaming thread takes it out while it works on frames.
+    tuner: Mutex<Option<Tuner>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Between `start` and `stop`.
+    run: Option<Run>,
+    /// Ends the frame in work and, until a new one takes its place, every frame after it.
+    cancel: Cancel,
+    /// Of tuners that are done.
+    counts: Counts,
+    /// The same, and those of the tuner in hand.
+    shown: Counts,
+}
+
+/// One run, from READY to PAUSED and back.
+struct Run {
+    settings: Settings,
+    device: Device,
+    kind: Kind,
+    /// The model's file, if there is one.
+    model: Option<std::path::PathBuf>,
+    worker: Option<Arc<Worker<Model>>>,
+    /// Tells the load that the end of it was wanted.
+    closing: Cancel,
+    plan: Option<Plan>,
+    /// The input's segment.
+    segment: gst::FormattedSegment<gst::ClockTime>,
+    /// Where the output goes on, if it did not begin with the segment.
+    next: Option<u64>,
+    has_failed: bool,
+    has_warned: bool,
+    has_fallen_back: bool,
+}
+
+/// What was negotiated.
+#[derive(Clone)]
+struct Plan {
+    format: Arc<Format>,
+    settings: timing::Settings,
+    /// The output's time over the input's; `None` if the input has no rate to tell.
+    stretch: Option<(u64, u64)>,
+    /// Nanoseconds that a frame is known later.
+    latency: Option<u64>,
+}
+
+impl Run {
+    /// The output's time for one of the input, and back.
+    fn stretched(&self, time: gst::ClockTime, back: bool) -> Option<gst::ClockTime> {
+        let (numer, denom) = self.plan.as_ref()?.stretch?;
+        if back { time.mul_div_round(denom, numer) } else { time.mul_div_round(numer, denom) }
+    }
+
+    fn is_stretched(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.stretch.is_none_or(|(numer, denom)| numer != denom))
+    }
+}
+
+impl FrameRateTune {
+    /// Everything that can be known at once.
+    fn prepare(&self, settings: Settings) -> Result<Run, gst::ErrorMessage> {
+        let error = |err: Error| errors::message(&err);
+        settings.validate().map_err(error)?;
+        let choice: DeviceChoice = settings.device().parse().map_err(error)?;
+        let device = choice.resolve().map_err(error)?;
+        let kind = settings.precision().kind(device);
+        let may_interpolate = matches!(settings.mode, Mode::Auto | Mode::Interpolate);
+        let named = settings.model_path.as_deref();
+        let model = match models::file(named, DEFAULT_MODEL) {
+            _ if !may_interpolate => None,
+            Ok(path) => Some(path),
+            // Nobody has asked for it.
+            Err(_) if settings.mode == Mode::Auto && named.is_none() => None,
+            Err(message) => return Err(message),
+        };
+        if let Some(path) = &model {
+            inspect(path).map_err(error)?;
+        }
+        Ok(Run {
+            settings,
+            device,
+            kind,
+            model,
+            worker: None,
+            closing: Cancel::default(),
+            plan: None,
+            segment: gst::FormattedSegment::new(),
+            next: None,
+            has_failed: false,
+            has_warned: false,
+            has_fallen_back: false,
+        })
+    }
+
+    /// What makes frames between two of this rate at that one; and whether a model was missing.
+    fn means(&self, run: &mut Run, rises: bool) -> (timing::Mode, Means, bool) {
+        let blend = |device| Worker::spawn("torchvideo-blend", move |_| Ok(device));
+        match run.settings.mode {
+            Mode::Retime => (timing::Mode::Retime, Means::None, false),
+            Mode::Blend => (timing::Mode::Interpolate, Means::Blend(blend(run.device)), false),
+            Mode::Interpolate | Mode::Auto if rises || run.settings.mode == Mode::Interpolate => match &run.model {
+                None => (timing::Mode::Duplicate, Means::None, true),
+                Some(path) => {
+                    let worker = run.worker.get_or_insert_with(|| {
+                        let element = self.obj().upcast_ref::<gst::Element>().clone();
+                        let (device, kind) = (run.device, run.kind);
+                        progress::loading(&element, path, &run.closing, || Model::shared(path, device, kind))
+                    });
+                    (timing::Mode::Interpolate, Means::Rife(worker.clone()), false)
+                }
+            },
+            _ => (timing::Mode::Duplicate, Means::None, false),
+        }
+    }
+
+    /// Ends the frame in work, and those that come before [`Self::resume`].
+    fn interrupt(&self) {
+        self.state.lock().unwrap().cancel.cancel();
+    }
+
+    /// Lets frames be worked on again. Those that were on their way are gone.
+    fn resume(&self) {
+        {
+            let mut state = self.state.lock().unwrap();
+            state.cancel = Cancel::default();
+            if let Some(run) = &mut state.run {
+                run.next = None;
+            }
+        }
+        self.keep(None);
+    }
+
+    /// Puts another tuner in the place of the one in hand, whose frames count on.
+    fn keep(&self, tuner: Option<Tuner>) {
+        let before = std::mem::replace(&mut *self.tuner.lock().unwrap(), tuner);
+        if let Some(before) = before {
+            let mut state = self.state.lock().unwrap();
+            state.counts = sum(state.counts, before.counts());
+        }
+    }
+
+    /// Posts an error, if it is the run's first.
+    fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
+        let is_first = match &mut self.state.lock().unwrap().run {
+            Some(run) => !std::mem::replace(&mut run.has_failed, true),
+            None => false,
+        };
+        if is_first {
+            self.post_error_message(message);
+        }
+        gst::FlowError::Error
+    }
+
+    /// What came of frames: says what is to be said of it.
+    fn tell(&self, tuner: &Tuner, result: Result<Option<&'static str>>) -> Result<(), gst::FlowError> {
+        let redone = match result {
+            Ok(redone) => redone,
+            Err(Error::Cancelled) => return Err(gst::FlowError::Flushing),
+            Err(err) => return Err(self.fail(errors::message(&err))),
+        };
+        let is_first = {
+            let mut state = self.state.lock().unwrap();
+            state.shown = sum(state.counts, tuner.counts());
+            let run = state.run.as_mut();
+            redone.is_some() && run.is_some_and(|run| !std::mem::replace(&mut run.has_warned, true))
+        };
+        if let (Some(dtype), true) = (redone, is_first) {
+            gst::element_imp_warning!(
+                self,
+                gst::LibraryError::Failed,
+                ("{dtype} can't hold the numbers of this model for some frames: they are done again in fp32; \
+                     dtype=fp32 saves doing them twice")
+            );
+        }
+        Ok(())
+    }
+
+    /// A tuner for a frame at `time`, which is its first.
+    fn tuner(&self, time: gst::ClockTime) -> Result<Tuner, gst::FlowError> {
+        let (plan, segment, next, out_start) = {
+            let state = self.state.lock().unwrap();
+            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+            if run.has_failed {
+                return Err(gst::FlowError::Error);
+            }
+            let plan = run.plan.clone().ok_or(gst::FlowError::NotNegotiated)?;
+            let start = run.segment.start().unwrap_or_default();
+            let out_start = if run.is_stretched() { run.stretched(start, false) } else { Some(start) };
+            (plan, run.segment.clone(), run.next, out_start.unwrap_or(start))
+        };
+        let is_stretched = plan.stretch.is_none_or(|(numer, denom)| numer != denom);
+        let start = segment.start().unwrap_or_default();
+        // Long before the first frame there is nothing to show.
+        let is_near = time < start + gst::ClockTime::SECOND;
+        let begin = if is_near { start } else { time };
+        let (origin, offset) = match next {
+            // The output goes on where it was, at times of its own.
+            Some(next) if is_stretched => (time.nseconds(), i128::from(next) - i128::from(time.nseconds())),
+            Some(next) => (next, 0),
+            None => (begin.nseconds(), i128::from(out_start.nseconds()) - i128::from(start.nseconds())),
+        };
+        let settings = timing::Settings { origin: Some(origin), ..plan.settings };
+        let planner = Planner::new(settings).map_err(|err| {
+            let _ = self.fail(gst::error_msg!(gst::LibraryError::Settings, ("{err}")));
+            gst::FlowError::Error
+        })?;
+        Ok(Tuner::new(plan.format, planner, offset))
+    }
+
+    /// Takes a frame.
+    fn take(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
+        let cancel = self.state.lock().unwrap().cancel.clone();
+        let Some(time) = buffer.pts() else {
+            let missing =
+                "a frame without a timestamp: what was recorded without needs an element that counts, as videorate";
+            return Err(self.fail(gst::error_msg!(gst::StreamError::Format, ("{missing}"))));
+        };
+        let tuner = self.tuner.lock().unwrap().take();
+        let mut tuner = match tuner {
+            Some(tuner) => tuner,
+            None => self.tuner(time)?,
+        };
+        if buffer.flags().contains(gst::BufferFlags::DISCONT) {
+            tuner.disconnect();
+        }
+        let result = tuner.push(buffer, time.nseconds(), &cancel);
+        let told = self.tell(&tuner, result);
+        *self.tuner.lock().unwrap() = Some(tuner);
+        told
+    }
+
+    /// Lets everything out that is on its way, the last frame for its full time.
+    fn drain(&self) -> Result<(), gst::FlowError> {
+        let Some(mut tuner) = self.tuner.lock().unwrap().take() else { return Ok(()) };
+        let cancel = self.state.lock().unwrap().cancel.clone();
+        let result = tuner.finish(&cancel);
+        let told = self.tell(&tuner, result);
+        {
+            let mut state = self.state.lock().unwrap();
+            state.counts = sum(state.counts, tuner.counts());
+            if let Some(run) = &mut state.run {
+                run.next = tuner.next_time();
+            }
+        }
+        told?;
+        let obj = self.obj();
+        std::iter::from_fn(|| tuner.next()).try_for_each(|buffer| obj.src_pad().push(buffer).map(drop))
+    }
+
+    /// The output's segment for one of the input.
+    fn segment(&self, event: &gst::event::Segment) -> Option<gst::Event> {
+        let segment = event.segment().downcast_ref::<gst::ClockTime>()?.clone();
+        let mut state = self.state.lock().unwrap();
+        let run = state.run.as_mut()?;
+        // The same once more is no jump.
+        if run.segment != segment {
+            run.next = None;
+        }
+        run.segment = segment.clone();
+        if !run.is_stretched() {
+            return None;
+        }
+        let mut output = segment;
+        let stretched = |time: Option<gst::ClockTime>| time.and_then(|time| run.stretched(time, false));
+        let (start, stop, time) = (stretched(output.start()), stretched(output.stop()), stretched(output.time()));
+        output.set_start(start.or(output.start()));
+        output.set_stop(stop);
+        output.set_time(time.or(output.time()));
+        output.set_position(output.start());
+        output.set_duration(gst::ClockTime::NONE);
+        let seqnum = event.seqnum();
+        Some(gst::event::Segment::builder(&output).seqnum(seqnum).build())
+    }
+}
+
+fn sum(a: Counts, b: Counts) -> Counts {
+    Counts {
+        input: a.input + b.input,
+        output: a.output + b.output,
+        duplicated: a.duplicated + b.duplicated,
+        interpolated: a.interpolated + b.interpolated,
+        dropped: a.dropped + b.dropped,
+    }
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for FrameRateTune {
+    const NAME: &'static str = "GstFrameRateTune";
+    type Type = super::FrameRateTune;
+    type ParentType = gst_base::BaseTransform;
+}
+
+impl ObjectImpl for FrameRateTune {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(settings::properties);
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        self.settings.lock().unwrap().set(pspec.name(), value);
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let counts = self.state.lock().unwrap().shown;
+        self.settings.lock().unwrap().get(pspec.name(), &counts)
+    }
+
+    fn constructed(&self) {
+        self.parent_constructed();
+        // A slow filter before a sink that keeps time would drop most frames, and say nothing.
+        self.obj().set_qos(false);
+    }
+}
+
+impl GstObjectImpl for FrameRateTune {}
+
+impl ElementImpl for FrameRateTune {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Frame rate tuner",
+                "Filter/Effect/Video",
+                "Changes the frame rate and the speed of video, with RIFE between frames",
+                env!("CARGO_PKG_AUTHORS"),
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
+            [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
+                .map(|(name, direction)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps::template())
+                        .expect("the template is valid")
+                })
+                .into()
+        });
+        &TEMPLATES
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        if transition == gst::StateChange::PausedToReady {
+            // The base class waits for the streaming thread.
+            self.interrupt();
+        }
+        self.parent_change_state(transition)
+    }
+}
+
+impl BaseTransformImpl for FrameRateTune {
+    const MODE: BaseTransformMode = BaseTransformMode::NeverInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = self.settings.lock().unwrap().clone();
+        let run = self.prepare(settings)?;
+        *self.state.lock().unwrap() = State { run: Some(run), ..State::default() };
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        let run = self.state.lock().unwrap().run.take();
+        *self.tuner.lock().unwrap() = None;
+        if let Some(run) = run {
+            // The model's thread ends by itself.
+            run.closing.cancel();
+        }
+        Ok(())
+    }
+
+    fn transform_caps(
+        &self,
+        direction: gst::PadDirection,
+        caps: &gst::Caps,
+        filter: Option<&gst::Caps>,
+    ) -> Option<gst::Caps> {
+        let fps = self.settings.lock().unwrap().rate();
+        let others = caps::transform(direction, caps, fps);
+        Some(match filter {
+            Some(filter) => filter.intersect_with_mode(&others, gst::CapsIntersectMode::First),
+            None => others,
+        })
+    }
+
+    fn fixate_caps(&self, direction: gst::PadDirection, caps: &gst::Caps, mut others: gst::Caps) -> gst::Caps {
+        let rate = caps.structure(0).and_then(|caps| caps.get::<gst::Fraction>("framerate").ok());
+        let rate = rate.filter(|rate| rate.numer() > 0).unwrap_or(gst::Fraction::new(25, 1));
+        others.truncate();
+        if let Some(structure) = others.make_mut().structure_mut(0) {
+            structure.fixate_field_nearest_fraction("framerate", rate);
+        }
+        self.parent_fixate_caps(direction, caps, others)
+    }
+
+    fn set_caps(&self, incaps: &gst::Caps, outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
+        let info =
+            |caps: &gst::Caps| VideoInfo::from_caps(caps).map_err(|_| gst::loggable_error!(CAT, "not video: {caps}"));
+        let (input, output) = (info(incaps)?, info(outcaps)?);
+        let layout = video::layout(&input).ok_or_else(|| gst::loggable_error!(CAT, "unknown pixels: {incaps}"))?;
+        if input.is_interlaced() {
+            // Caps need not name a mode, so an element before may not have asked.
+            let _ = self.fail(gst::error_msg!(
+                gst::StreamError::Format,
+                (
+                    "interlace-mode={} is not possible: fields have no time between; put a deinterlace element before",
+                    input.interlace_mode().to_str()
+                )
+            ));
+            return Err(gst::loggable_error!(CAT, "interlaced video"));
+        }
+        let rate = fraction(output.fps()).ok_or_else(|| gst::loggable_error!(CAT, "no rate: {outcaps}"))?;
+        let input_rate = fraction(input.fps());
+        // Frames of before come out before the caps of those to come.
+        if let Err(err) = self.drain() {
+            gst::debug!(CAT, imp = self, "{err:?} before new caps");
+        }
+        let mut run = self.state.lock().unwrap().run.take();
+        let is_missing = match &mut run {
+            Some(run) => {
+                let speed = fraction(run.settings.speed).unwrap_or(Fraction::ONE);
+                let (mode, means, is_missing) = self.means(run, rises(input_rate, speed, rate));
+                let stretch = match (mode, input_rate) {
+                    (timing::Mode::Retime, Some(input)) => ratio(input, rate),
+                    (timing::Mode::Retime, None) => None,
+                    _ => Some((speed.denom(), speed.numer())),
+                };
+                let latency = match (mode, input_rate) {
+                    (timing::Mode::Retime, _) | (_, None) => None,
+                    (_, Some(rate)) => Some(gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer()),
+                };
+                let settings = timing::Settings {
+                    speed,
+                    input_rate,
+                    longest: run.settings.max_gap.nseconds(),
+                    repeats: run.settings.max_repeats as u32,
+                    ..timing::Settings::new(mode, rate)
+                };
+                gst::info!(CAT, imp = self, "{settings:?}");
+                let format = Arc::new(Format { info: input, layout, means, params: run.settings.params });
+                run.plan = Some(Plan { format, settings, stretch, latency });
+                is_missing && !std::mem::replace(&mut run.has_fallen_back, true)
+            }
+            None => return Err(gst::loggable_error!(CAT, "caps for an element that is not running")),
+        };
+        self.state.lock().unwrap().run = run;
+        let obj = self.obj();
+        if is_missing {
+            let text = "there is no RIFE model, so frames are duplicated where the rate rises; model-path can name one";
+            let error = glib::Error::new(gst::LibraryError::Settings, text);
+            let _ = obj.post_message(gst::message::Info::builder_from_error(error).src(&*obj).build());
+        }
+        let _ = obj.post_message(gst::message::Latency::builder().src(&*obj).build());
+        Ok(())
+    }
+
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        if let (gst::PadDirection::Sink, gst::QueryView::Drain(_)) = (direction, query.view()) {
+            let _ = self.drain();
+        }
+        let answered = BaseTransformImplExt::parent_query(self, direction, query);
+        if !answered || direction != gst::PadDirection::Src {
+            return answered;
+        }
+        let state = self.state.lock().unwrap();
+        let Some(run) = &state.run else { return answered };
+        match query.view_mut() {
+            gst::QueryViewMut::Latency(query) => {
+                let latency = run.plan.as_ref().and_then(|plan| plan.latency).map(gst::ClockTime::from_nseconds);
+                if let Some(more) = latency {
+                    let (is_live, min, max) = query.result();
+                    query.set(is_live, min.saturating_add(more), max.map(|max| max.saturating_add(more)));
+                }
+            }
+            gst::QueryViewMut::Duration(query) if run.is_stretched() => {
+                if let gst::GenericFormattedValue::Time(Some(time)) = query.result()
+                    && let Some(time) = run.stretched(time, false)
+                {
+                    query.set(time);
+                }
+            }
+            _ => {}
+        }
+        answered
+    }
+
+    fn src_event(&self, event: gst::Event) -> bool {
+        let gst::EventView::Seek(seek) = event.view() else { return self.parent_src_event(event) };
+        let (rate, flags, start_type, start, stop_type, stop) = seek.get();
+        let changed = {
+            let state = self.state.lock().unwrap();
+            let back = |value: gst::GenericFormattedValue| match (value, &state.run) {
+                (gst::GenericFormattedValue::Time(Some(time)), Some(run)) if run.is_stretched() => {
+                    run.stretched(time, true).map(gst::GenericFormattedValue::from)
+                }
+                _ => None,
+            };
+            (back(start), back(stop))
+        };
+        if let (None, None) = changed {
+            return self.parent_src_event(event);
+        }
+        let (start, stop) = (changed.0.unwrap_or(start), changed.1.unwrap_or(stop));
+        let (gst::GenericFormattedValue::Time(start), gst::GenericFormattedValue::Time(stop)) = (start, stop) else {
+            return self.parent_src_event(event);
+        };
+        let seek = gst::event::Seek::builder(rate, flags, start_type, start, stop_type, stop).seqnum(event.seqnum());
+        self.parent_src_event(seek.build())
+    }
+
+    fn propose_allocation(
+        &self,
+        decide_query: Option<&gst::query::Allocation>,
+        query: &mut gst::query::Allocation,
+    ) -> Result<(), gst::LoggableError> {
+        self.parent_propose_allocation(decide_query, query)?;
+        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        Ok(())
+    }
+
+    /// Frames come out in the memory that they came in, or in libtorch's.
+    fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        while query.allocation_pools().next().is_some() {
+            query.remove_nth_allocation_pool(0);
+        }
+        Ok(())
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        let mut event = event;
+        match event.view() {
+            gst::EventView::FlushStart(_) => self.interrupt(),
+            gst::EventView::FlushStop(_) => self.resume(),
+            gst::EventView::Segment(segment) => {
+                let _ = self.drain();
+                if segment.segment().format() != gst::Format::Time {
+                    let seen = segment.segment().format();
+                    let _ = self.fail(gst::error_msg!(
+                        gst::StreamError::Format,
+                        ("a segment in {seen:?} has no times: use one in time")
+                    ));
+                    return false;
+                }
+                if let Some(changed) = self.segment(segment) {
+                    event = changed;
+                }
+            }
+            gst::EventView::Eos(_) => {
+                let _ = self.drain();
+            }
+            // The frame before it is held over it, once the one behind it is there.
+            gst::EventView::Gap(_) => {
+                if let Some(tuner) = self.tuner.lock().unwrap().as_mut() {
+                    tuner.disconnect();
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        self.parent_sink_event(event)
+    }
+
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        if let Some(buffer) = self.take_queued_buffer() {
+            self.take(buffer)?;
+        }
+        let next = self.tuner.lock().unwrap().as_mut().and_then(Tuner::next);
+        Ok(next.map_or(GenerateOutputSuccess::NoOutput, GenerateOutputSuccess::Buffer))
+    }
+}
+
+/// Whether more frames go out than come in.
+fn rises(input: Option<Fraction>, speed: Fraction, output: Fraction) -> bool {
+    let Some(input) = input else { return true };
+    let comes = u128::from(input.numer()) * u128::from(speed.numer()) * u128::from(output.denom());
+    // At most 2^31 each.
+    let goes = u128::from(output.numer()) * u128::from(input.denom()) * u128::from(speed.denom());
+    goes > comes
+}
+
+/// `a` / `b`.
+fn ratio(a: Fraction, b: Fraction) -> Option<(u64, u64)> {
+    Some((a.numer().checked_mul(b.denom())?, a.denom().checked_mul(b.numer())?))
+}

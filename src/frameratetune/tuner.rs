@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: MPL-2.0
+//! Frames at the output's times: which are needed, which are in hand, and what is made of them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gst_video::{VideoFrameRef, VideoInfo};
+use tch::Device;
+
+use crate::engine::bytes::Bytes;
+use crate::engine::pixels::Layout;
+use crate::engine::rife::blend::Picture;
+use crate::engine::rife::{Begun, Encoded, Judgement, Model, Params, Time, begin, encode};
+use crate::engine::worker::{Cancel, Reply, Worker};
+use crate::engine::{Error, Result};
+use crate::timing::{Counts, Output, Planner, Source};
+use crate::video;
+
+/// Frames that are kept: the last two that differ, and one that came too late perhaps.
+const KEPT: usize = 3;
+
+/// What makes frames between two.
+#[derive(Clone)]
+pub enum Means {
+    /// Nothing: frames pass.
+    None,
+    /// They are mixed.
+    Blend(Arc<Worker<Device>>),
+    /// They are interpolated.
+    Rife(Arc<Worker<Model>>),
+}
+
+/// What was negotiated.
+pub struct Format {
+    /// The frames.
+    pub info: VideoInfo,
+    /// The same for the engine.
+    pub layout: Layout,
+    /// What makes frames between two.
+    pub means: Means,
+    /// How.
+    pub params: Params,
+}
+
+/// A frame as the engine sees it.
+#[derive(Clone)]
+enum Seen {
+    Blend(Picture),
+    Rife(Encoded),
+}
+
+impl Seen {
+    fn compare(&self, next: &Self) -> Result<Option<Judgement>> {
+        match (self, next) {
+            (Self::Blend(first), Self::Blend(second)) => first.compare(second).map(Some),
+            (Self::Rife(first), Self::Rife(second)) => first.compare(second).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A frame in the making.
+enum Work {
+    /// It is one of the input.
+    Passed(gst::Buffer),
+    Blend(Reply<Bytes>),
+    Rife(Reply<Begun>, Box<dyn FnOnce() -> Reply<Begun>>),
+}
+
+impl Format {
+    /// A frame as the engine sees it, and what is told of it and the one before.
+    fn see(
+        &self,
+        bytes: &Arc<Vec<u8>>,
+        before: Option<Seen>,
+        cancel: &Cancel,
+    ) -> Result<(Option<Seen>, Option<Judgement>)> {
+        let (bytes, layout) = (bytes.clone(), self.layout.clone());
+        let judged = move |seen: Seen| {
+            let judgement = before.map(|before| before.compare(&seen)).transpose()?.flatten();
+            Ok((Some(seen), judgement))
+        };
+        match &self.means {
+            Means::None => Ok((None, None)),
+            Means::Blend(worker) => {
+                let job = move |device: &mut Device| judged(Seen::Blend(Picture::new(*device, &bytes, &layout)?));
+                worker.submit(job).wait_or(cancel)
+            }
+            Means::Rife(worker) => {
+                let scale = self.params.scale_for(layout.width() as usize, layout.height() as usize);
+                let job = move |model: &mut Model| judged(Seen::Rife(encode(model, &bytes, &layout, scale)?));
+                worker.submit(job).wait_or(cancel)
+            }
+        }
+    }
+
+    /// Begins the frame at `time` between two. `None` if there is nothing that makes it.
+    fn begin(&self, first: &Seen, second: &Seen, time: Time, cancel: &Cancel) -> Option<Work> {
+        match (&self.means, first.clone(), second.clone()) {
+            (Means::Blend(worker), Seen::Blend(first), Seen::Blend(second)) => {
+                Some(Work::Blend(worker.submit(move |_| first.blend(&second, time))))
+            }
+            (Means::Rife(worker), Seen::Rife(first), Seen::Rife(second)) => {
+                let (worker, cancel) = (worker.clone(), cancel.clone());
+                let submit = move |is_second: bool| {
+                    let (first, second, cancel) = (first.clone(), second.clone(), cancel.clone());
+                    worker.submit(move |model| {
+                        if is_second {
+                            model.check_frames();
+                        }
+                        begin(model, &first, &second, time, &cancel)
+                    })
+                };
+                Some(Work::Rife(submit(false), Box::new(move || submit(true))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A frame that is in hand.
+struct Held {
+    /// As the planner counts it.
+    number: u64,
+    buffer: gst::Buffer,
+    bytes: Option<Arc<Vec<u8>>>,
+    seen: Option<Seen>,
+}
+
+/// Frames from one negotiation, or jump in time, to the next.
+pub struct Tuner {
+    format: Arc<Format>,
+    planner: Planner,
+    /// What is added to the planner's times, in nanoseconds.
+    offset: i128,
+    held: VecDeque<Held>,
+    ready: VecDeque<gst::Buffer>,
+}
+
+impl Tuner {
+    /// A tuner that has nothing yet.
+    pub fn new(format: Arc<Format>, planner: Planner, offset: i128) -> Self {
+        Self { format, planner, offset, held: VecDeque::new(), ready: VecDeque::new() }
+    }
+
+    /// What has been given so far.
+    pub fn counts(&self) -> Counts {
+        self.planner.counts()
+    }
+
+    /// The time of the output frame that comes next, in nanoseconds.
+    pub fn next_time(&self) -> Option<u64> {
+        self.planner.next_time().map(|time| self.shifted(time))
+    }
+
+    /// Says that the next frame does not follow the last one.
+    pub fn disconnect(&mut self) {
+        self.planner.disconnect();
+    }
+
+    /// Takes a frame and makes those that are known with it. Tells whether a precision did not suffice.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn push(&mut self, buffer: gst::Buffer, time: u64, cancel: &Cancel) -> Result<Option<&'static str>> {
+        let duration = buffer.duration().map(gst::ClockTime::nseconds).filter(|&duration| duration > 0);
+        let number = self.planner.counts().input;
+        let (mut bytes, mut seen) = (None, None);
+        if !matches!(self.format.means, Means::None) {
+            let frame = VideoFrameRef::from_buffer_ref_readable(&buffer, &self.format.info).ok();
+            let packed = frame.and_then(|frame| video::pack(&frame, &self.format.info)).map(Arc::new);
+            let packed = packed.ok_or_else(|| {
+                Error::param(
+                    "buffer",
+                    format!("{} bytes", buffer.size()),
+                    "it must be a frame of its caps, from the top",
+                )
+            })?;
+            let last = self.held.back();
+            let Params { static_threshold, scene_threshold, .. } = self.format.params;
+            let is_same = last.is_some_and(|last| last.bytes.as_ref() == Some(&packed));
+            let mut judgement = None;
+            if !is_same {
+                (seen, judgement) = self.format.see(&packed, last.and_then(|last| last.seen.clone()), cancel)?;
+            }
+            if is_same || judgement.is_some_and(|told| told.difference <= static_threshold) {
+                let outputs = self.planner.repeat(time, duration);
+                return self.make(outputs, cancel);
+            }
+            if judgement.is_some_and(|told| told.cut >= scene_threshold) && scene_threshold < 1.0 {
+                self.planner.disconnect();
+            }
+            bytes = Some(packed);
+        }
+        self.held.push_back(Held { number, buffer, bytes, seen });
+        let outputs = self.planner.push(time, duration);
+        let redone = self.make(outputs, cancel);
+        while self.held.len() > KEPT {
+            self.held.pop_front();
+        }
+        redone
+    }
+
+    /// Makes what there is at the end: the last frame is held for its full time.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn finish(&mut self, cancel: &Cancel) -> Result<Option<&'static str>> {
+        let outputs = self.planner.finish(None);
+        self.make(outputs, cancel)
+    }
+
+    /// The next frame that is done.
+    pub fn next(&mut self) -> Option<gst::Buffer> {
+        self.ready.pop_front()
+    }
+
+    fn shifted(&self, time: u64) -> u64 {
+        (i128::from(time) + self.offset).clamp(0, i128::from(u64::MAX - 1)) as u64
+    }
+
+    /// The frame of this number, or the last before it.
+    fn held(&self, number: u64) -> Option<&Held> {
+        self.held.iter().rev().find(|held| held.number <= number).or(self.held.front())
+    }
+
+    fn make(&mut self, outputs: Vec<Output>, cancel: &Cancel) -> Result<Option<&'static str>> {
+        let mut works = VecDeque::new();
+        for output in outputs {
+            let work = match output.source {
+                Source::At(number) => self.held(number).map(|held| Work::Passed(held.buffer.clone())),
+                Source::Between { first, second, time } => {
+                    let time = Time::new(time.numer(), time.denom())?;
+                    let (first, second) = (self.held(first), self.held(second));
+                    let pair =
+                        first.and_then(|held| held.seen.as_ref()).zip(second.and_then(|held| held.seen.as_ref()));
+                    let work = pair.and_then(|(first, second)| self.format.begin(first, second, time, cancel));
+                    work.or(first.map(|held| Work::Passed(held.buffer.clone())))
+                }
+            };
+            works.extend(work.map(|work| (output, work)));
+        }
+        let mut redone = None;
+        for (output, work) in works {
+            let mut buffer = match work {
+                Work::Passed(buffer) => {
+                    let mut copy = buffer.copy();
+                    copy.make_mut().unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
+                    copy
+                }
+                Work::Blend(reply) => buffer(reply.wait_or(cancel)?),
+                Work::Rife(reply, again) => {
+                    let mut finish = |reply: Reply<Begun>| {
+                        let begun = reply.wait_or(cancel)?;
+                        redone = redone.or(begun.redone);
+                        begun.finish()
+                    };
+                    let made = match finish(reply)? {
+                        Some(made) => Some(made),
+                        None => finish(again())?,
+                    };
+                    buffer(made.ok_or(Error::Cancelled)?)
+                }
+            };
+            let times = buffer.make_mut();
+            times.set_pts(gst::ClockTime::from_nseconds(self.shifted(output.time)));
+            times.set_dts(gst::ClockTime::NONE);
+            times.set_duration(gst::ClockTime::from_nseconds(output.duration));
+            self.ready.push_back(buffer);
+        }
+        Ok(redone)
+    }
+}
+
+fn buffer(bytes: Bytes) -> gst::Buffer {
+    gst::Buffer::from_mut_slice(bytes)
+}
