@@ -40,7 +40,7 @@ fn run(model: &mut Model, path: &Path) -> Result<(), Box<dyn std::error::Error>>
         let begun = Instant::now();
         let first = kept.take().map_or_else(|| encode(model, before, &layout, scale), Ok)?;
         let second = encode(model, behind, &layout, scale)?;
-        let is_cut = first.compare(&second)?.cut >= params.scene_threshold;
+        let is_cut = params.is_cut(&first.compare(&second)?);
         let made = begin(model, &first, &second, half, &cancel)?.finish()?.ok_or("not finite")?;
         spent += begun.elapsed();
         kept = Some(second);

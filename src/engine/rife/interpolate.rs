@@ -97,12 +97,8 @@ pub struct Begun {
 /// # Errors
 /// [`Error::Param`] if the bytes are fewer than the layout says; [`Error::OutOfMemory`].
 pub fn encode(model: &Model, bytes: &[u8], layout: &Layout, scale: f64) -> Result<Encoded> {
-    if bytes.len() < layout.size() {
-        let value = format!("{} bytes", bytes.len());
-        return Err(Error::param("frame", value, format!("its layout has {}", layout.size())));
-    }
     guarded(|| {
-        let host = Tensor::f_from_data_size(bytes, &[bytes.len() as i64], Kind::Uint8)?;
+        let host = host(bytes, layout)?;
         let host = if model.device.is_cuda() { host.f_pin_memory(model.device)? } else { host };
         let bytes = model.lanes.upload(&host).ready();
         let given = pixels::read(&bytes, layout, 0..layout.height(), 0..layout.width());
@@ -154,6 +150,37 @@ pub fn begin(model: &mut Model, first: &Encoded, second: &Encoded, time: Time, c
     })
 }
 
+/// The frame between two at `time` without a model, of their bytes on the CPU: one fades into the other.
+///
+/// # Errors
+/// [`Error::Param`] if the bytes are fewer than the layout says; [`Error::OutOfMemory`].
+pub fn blend(first: &[u8], second: &[u8], layout: &Layout, time: Time) -> Result<Bytes> {
+    guarded(|| {
+        let [first, second] = [host(first, layout)?, host(second, layout)?];
+        Bytes::new(&pixels::mix(&first, &second, layout, time.value()))
+    })
+}
+
+/// Looks at a frame without a model, at its bytes on the CPU.
+///
+/// # Errors
+/// [`Error::Param`] if the bytes are fewer than the layout says; [`Error::OutOfMemory`].
+pub fn look(bytes: &[u8], layout: &Layout) -> Result<Look> {
+    guarded(|| {
+        let picture = pixels::read(&host(bytes, layout)?, layout, 0..layout.height(), 0..layout.width());
+        Ok(Look::new(&picture))
+    })
+}
+
+/// A frame's bytes as a tensor on the CPU.
+fn host(bytes: &[u8], layout: &Layout) -> Result<Tensor> {
+    if bytes.len() < layout.size() {
+        let value = format!("{} bytes", bytes.len());
+        return Err(Error::param("frame", value, format!("its layout has {}", layout.size())));
+    }
+    Ok(Tensor::f_from_data_size(bytes, &[bytes.len() as i64], Kind::Uint8)?)
+}
+
 impl Begun {
     /// Waits for the frame's bytes. `None` if there were numbers that are not finite: then the frame is to be begun again,
     /// after [`Model::check_frames`]. On any thread.
@@ -198,7 +225,7 @@ mod tests {
         let layout = Layout::rgb(20, 16, false).unwrap();
         let frame = |step: usize| (0..20 * 16 * 3).map(|i| (i * step % 251) as u8).collect::<Vec<_>>();
         let [first, second] = [7, 9].map(|step| encode(&model, &frame(step), &layout, 1.0).unwrap());
-        let mut run = |model: &mut Model| {
+        let run = |model: &mut Model| {
             let begun = begin(model, &first, &second, Time::new(1, 2).unwrap(), &cancel).unwrap();
             (begun.redone, begun.finish().unwrap().map(|bytes| bytes.as_ref().len()))
         };

@@ -16,7 +16,7 @@ mod warp;
 
 pub use file::{inspect, open};
 pub use ifnet::Config;
-pub use interpolate::{Begun, Between, Encoded, begin, between, encode};
+pub use interpolate::{Begun, Between, Encoded, begin, between, blend, encode, look};
 pub use judge::{Judgement, Look};
 pub use model::Model;
 pub use params::{Params, Time};
