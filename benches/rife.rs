@@ -45,7 +45,7 @@ fn run(model: &mut Model, path: &Path) -> Result<(), Box<dyn std::error::Error>>
         spent += begun.elapsed();
         kept = Some(second);
         let blended: Vec<_> =
-            before.iter().zip(*behind).map(|(a, b)| ((u16::from(*a) + u16::from(*b) + 1) / 2) as u8).collect();
+            before.iter().zip(*behind).map(|(a, b)| (u16::from(*a) + u16::from(*b)).div_ceil(2) as u8).collect();
         let rife = psnr(made.as_ref(), wanted);
         let hold = psnr(before, wanted);
         let seen = [hold, psnr(&blended, wanted), rife, if is_cut { hold } else { rife }];
