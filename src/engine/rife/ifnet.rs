@@ -124,16 +124,15 @@ impl IfNet {
         self.encode.forward(picture)
     }
 
-    /// What is between two frames at `time`, 0 to 1. `first` and `second` are their pictures and features,
-    /// (1, 3 + features, h, w) float32, and `scale` is how much larger than usual the blocks see them: 1, or another power
+    /// What is between two frames at `time`, 0 to 1. `frames` are their pictures and features,
+    /// (2, 3 + features, h, w) float32, and `scale` is how much larger than usual the blocks see them: 1, or another power
     /// of two. The blocks compute in `kind`. The token is looked at between blocks.
     ///
     /// # Errors
     /// [`Error::Cancelled`](crate::engine::Error::Cancelled) soon after the token is set.
-    #[allow(clippy::too_many_arguments)]
     pub fn forward(
         &self,
-        [first, second]: [&Tensor; 2],
+        frames: &Tensor,
         time: f64,
         scale: f64,
         positions: &Positions,
@@ -147,24 +146,24 @@ impl IfNet {
             let smaller = *base as f64 / scale;
             // The block's own size; a scale of 2 can make it larger than the picture.
             let (rows, columns) = ((height as f64 / smaller) as i64, (width as f64 / smaller) as i64);
-            let at = Tensor::full([1, 1, rows, columns], time, (kind, first.device()));
+            let at = Tensor::full([1, 1, rows, columns], time, (kind, frames.device()));
             let bring = |x: &Tensor| {
                 if smaller < 2.0 { resized(x, rows, columns) } else { reduced(x, smaller as i64) }
             };
-            let warp = |x: &Tensor, flow: Tensor| {
-                if smaller < 2.0 {
-                    bring(&positions.warp(x, &flow))
-                } else {
-                    positions.warp_reduced(x, &flow, smaller as i64)
-                }
-            };
+            // Both frames' channels behind one another.
+            let beside = |x: Tensor| x.view([1, -1, rows, columns]).to_kind(kind);
             let x = match &state {
-                None => Tensor::cat(&[bring(first).to_kind(kind), bring(second).to_kind(kind), at], 1),
+                None => Tensor::cat(&[beside(bring(frames)), at], 1),
                 Some((flow, told)) => {
-                    let (first, second) = (warp(first, flow.narrow(1, 0, 2)), warp(second, flow.narrow(1, 2, 2)));
+                    let flows = flow.view([2, 2, height, width]);
+                    let warped = if smaller < 2.0 {
+                        bring(&positions.warp(frames, &flows))
+                    } else {
+                        positions.warp_reduced(frames, &flows, smaller as i64)
+                    };
                     let told = resized(&told.narrow(1, 4, 1 + CARRIED), rows, columns);
-                    let flow = bring(flow) * (1.0 / smaller);
-                    Tensor::cat(&[first.to_kind(kind), second.to_kind(kind), at, told, flow.to_kind(kind)], 1)
+                    let flow = (bring(flow) * (1.0 / smaller)).to_kind(kind);
+                    Tensor::cat(&[beside(warped), at, told, flow], 1)
                 }
             };
             let told = block.forward(&x);

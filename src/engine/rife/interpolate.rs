@@ -49,15 +49,6 @@ impl Encoded {
         guarded(|| self.look.compare(&next.look))
     }
 
-    /// All that is warped, (1, 3 or 4, h, w).
-    fn channels(&self) -> Tensor {
-        let picture = self.seen.narrow(1, 0, 3);
-        match &self.alpha {
-            Some(alpha) => Tensor::cat(&[&picture, alpha], 1),
-            None => picture.contiguous(),
-        }
-    }
-
     fn fits(&self, next: &Self) -> Result<()> {
         if (&self.layout, self.scale, self.seen.size()) == (&next.layout, next.scale, next.seen.size()) {
             return Ok(());
@@ -123,13 +114,17 @@ pub fn encode(model: &Model, bytes: &[u8], layout: &Layout, scale: f64) -> Resul
 pub fn between(model: &mut Model, first: &Encoded, second: &Encoded, time: Time, cancel: &Cancel) -> Result<Between> {
     first.fits(second)?;
     guarded(|| {
-        let Seen { motion, is_finite, is_redone } =
-            model.run([&first.seen, &second.seen], time, first.scale, cancel)?;
+        let frames = Tensor::cat(&[&first.seen, &second.seen], 0);
+        let Seen { motion, is_finite, is_redone } = model.run(&frames, time, first.scale, cancel)?;
         cancel.check()?;
-        let warp = |frame: &Encoded, start| model.positions().warp(&frame.channels(), &motion.flow.narrow(1, start, 2));
-        let (from_first, from_second) = (warp(first, 0), warp(second, 2));
-        let share = motion.mask.sigmoid();
-        let picture = &from_second + (from_first - &from_second) * share;
+        let mut channels = frames.narrow(1, 0, 3);
+        if let (Some(first), Some(second)) = (&first.alpha, &second.alpha) {
+            channels = Tensor::cat(&[channels, Tensor::cat(&[first, second], 0)], 1);
+        }
+        let (_, _, height, width) = motion.flow.size4()?;
+        let warped = model.positions().warp(&channels, &motion.flow.view([2, 2, height, width]));
+        let (from_first, from_second) = (warped.narrow(0, 0, 1), warped.narrow(0, 1, 1));
+        let picture = &from_second + (from_first - &from_second) * motion.mask.sigmoid();
         let picture = picture.narrow(2, 0, first.layout.height()).narrow(3, 0, first.layout.width()).clamp(0.0, 1.0);
         let redone = is_redone.then(|| model.dtype());
         Ok(Between { picture, flow: motion.flow, mask: motion.mask, redone, is_finite })

@@ -88,12 +88,12 @@ impl Model {
         self.network.encode(picture)
     }
 
-    /// Runs the network on two frames, each (1, 3 + features, h, w) in float32.
+    /// Runs the network on two frames, (2, 3 + features, h, w) in float32.
     ///
     /// # Errors
     /// [`Error::Cancelled`] soon after the token is set; [`Error::Model`] if numbers are not finite even in float32.
-    pub(super) fn run(&mut self, frames: [&Tensor; 2], time: Time, scale: f64, cancel: &Cancel) -> Result<Seen> {
-        let (_, _, height, width) = frames[0].size4()?;
+    pub(super) fn run(&mut self, frames: &Tensor, time: Time, scale: f64, cancel: &Cancel) -> Result<Seen> {
+        let (_, _, height, width) = frames.size4()?;
         let positions = match self.positions.take() {
             Some(positions) if positions.size() == (height, width) => positions,
             _ => Positions::new(height, width, self.device),
