@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 //! How well and how fast RIFE rebuilds frames: every second frame of clips is left out and made of its neighbours.
 //!
-//!     python tests/reference/rife_quality.py clips FOLDER      # makes the clips, and says what the reference makes of them
+//!     python tests/reference/rife_quality.py clips FOLDER      # makes the clips
 //!     cargo bench --bench rife -- FOLDER [DEVICE [PRECISION]]
 //!
 //! A clip is FOLDER/NAME.WIDTHxHEIGHT.rgb: frames of 8-bit RGB. Told are, for each clip, the mean PSNR of the rebuilt
-//! frames when the frame before is held, when both are blended, and when RIFE is run, everywhere and not across cuts; and
-//! RIFE's frames per second, all work on the frames included.
+//! frames when the frame before is held, when both are blended, and when RIFE is run, everywhere and not across cuts;
+//! and RIFE's frames per second, all work on the frames included.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

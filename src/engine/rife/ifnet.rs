@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! IFNet: blocks that look at two frames, each at a finer scale than the one before, and better the flow between them.
 //!
-//! Upstream: `IFNet_HDv3.py` of Practical-RIFE 4.25, which comes with its weights; vs-rife has the same for each version.
-//! What is done otherwise here, and gives the same but for the last bits:
+//! Upstream: `IFNet_HDv3.py` of Practical-RIFE 4.25, which comes with its weights; vs-rife has the same for each
+//! version. What is done otherwise here, and gives the same but for the last bits:
 //! - pictures are only warped where the next block looks (`warp.rs`), and a frame's picture and features at once;
 //! - mask and features go from one block to the next at their own scale instead of in full size. Bilinear interpolation
 //!   to full size and back to a finer scale is interpolation to this scale;
@@ -89,8 +89,8 @@ impl Config {
 
 /// What a network makes of two frames.
 pub struct Motion {
-    /// Where each pixel of the frame between comes from, (1, 4, h, w) float32 in pixels: x and y in the first frame, x and y
-    /// in the second.
+    /// Where each pixel of the frame between comes from, (1, 4, h, w) float32 in pixels: x and y in the first frame, x
+    /// and y in the second.
     pub flow: Tensor,
     /// How much each pixel is of the first frame, (1, 1, h, w) float32, before the sigmoid.
     pub mask: Tensor,
@@ -118,15 +118,15 @@ impl IfNet {
         }
     }
 
-    /// The features of a picture, in float32 in every precision: (1, 3, h, w) in [0, 1] -> (1, features, h, w), for even
-    /// sides.
+    /// The features of a picture, in float32 in every precision: (1, 3, h, w) in [0, 1] -> (1, features, h, w), for
+    /// even sides.
     pub fn encode(&self, picture: &Tensor) -> Tensor {
         self.encode.forward(picture)
     }
 
-    /// What is between two frames at `time`, 0 to 1. `frames` are their pictures and features,
-    /// (2, 3 + features, h, w) float32, and `scale` is how much larger than usual the blocks see them: 1, or another power
-    /// of two. The blocks compute in `kind`. The token is looked at between blocks.
+    /// What is between two frames at `time`, 0 to 1. `frames` are their pictures and features, (2, 3 + features, h, w)
+    /// float32, and `scale` is how much larger than usual the blocks see them: 1, or another power of two. The blocks
+    /// compute in `kind`. The token is looked at between blocks.
     ///
     /// # Errors
     /// [`Error::Cancelled`](crate::engine::Error::Cancelled) soon after the token is set.

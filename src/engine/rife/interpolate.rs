@@ -2,8 +2,8 @@
 //! From two frames to one between them: pad, encode each once, run the network, warp both and mix them.
 //!
 //! Upstream: `inference_video.py` of Practical-RIFE, with these differences: frames are kept in float32, and warped and
-//! mixed in it, so that deep ones keep their depth in every precision; numbers are rounded, not cut off; alpha moves with
-//! the picture; and the features of a frame are computed once, not once for each frame between.
+//! mixed in it, so that deep ones keep their depth in every precision; numbers are rounded, not cut off; alpha moves
+//! with the picture; and the features of a frame are computed once, not once for each frame between.
 
 use tch::{Kind, Tensor};
 
@@ -15,8 +15,8 @@ use crate::engine::stream::Pending;
 use crate::engine::worker::{Cancel, guarded};
 use crate::engine::{Error, Result};
 
-/// A frame of a video as a model sees it, on the model's device. It may be held, cloned and dropped on any thread, and is of
-/// use on the model's only. Clones are the same memory.
+/// A frame of a video as a model sees it, on the model's device. It may be held, cloned and dropped on any thread, and
+/// is of use on the model's only. Clones are the same memory.
 pub struct Encoded {
     /// The picture and its features, (1, 3 + features, h, w) float32, padded to what the network wants.
     seen: Tensor,
@@ -63,8 +63,8 @@ impl Encoded {
 pub struct Between {
     /// (1, 3 or 4, height, width) float32, in [0, 1].
     pub picture: Tensor,
-    /// Where its pixels come from, (1, 4, h, w) float32 in pixels, of the padded frame: x and y in the first frame, x and y
-    /// in the second.
+    /// Where its pixels come from, (1, 4, h, w) float32 in pixels, of the padded frame: x and y in the first frame, x
+    /// and y in the second.
     pub flow: Tensor,
     /// How much each pixel is of the first frame, (1, 1, h, w) float32, of the padded frame, before the sigmoid.
     pub mask: Tensor,
@@ -109,8 +109,8 @@ pub fn encode(model: &Model, bytes: &[u8], layout: &Layout, scale: f64) -> Resul
 /// Computes the frame between two at `time`.
 ///
 /// # Errors
-/// [`Error::Cancelled`] soon after the token is set; [`Error::Param`] if the two don't fit together; [`Error::Model`] if
-/// numbers are not finite even in float32; [`Error::OutOfMemory`].
+/// [`Error::Cancelled`] soon after the token is set; [`Error::Param`] if the two don't fit together; [`Error::Model`]
+/// if numbers are not finite even in float32; [`Error::OutOfMemory`].
 pub fn between(model: &mut Model, first: &Encoded, second: &Encoded, time: Time, cancel: &Cancel) -> Result<Between> {
     first.fits(second)?;
     guarded(|| {
@@ -177,8 +177,8 @@ fn host(bytes: &[u8], layout: &Layout) -> Result<Tensor> {
 }
 
 impl Begun {
-    /// Waits for the frame's bytes. `None` if there were numbers that are not finite: then the frame is to be begun again,
-    /// after [`Model::check_frames`]. On any thread.
+    /// Waits for the frame's bytes. `None` if there were numbers that are not finite: then the frame is to be begun
+    /// again, after [`Model::check_frames`]. On any thread.
     ///
     /// # Errors
     /// [`Error::Torch`] if the device failed.

@@ -33,8 +33,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads the model in a file (`.safetensors`, or Practical-RIFE's `flownet.pkl`). `cancel` ends the loading between two
-    /// tensors.
+    /// Loads the model in a file (`.safetensors`, or Practical-RIFE's `flownet.pkl`). `cancel` ends the loading between
+    /// two tensors.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
@@ -53,7 +53,8 @@ impl Model {
         })
     }
 
-    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody has.
+    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody
+    /// has.
     pub fn shared(path: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
         static CACHE: Cache<Model> = Cache::new();
         let path = path.to_path_buf();

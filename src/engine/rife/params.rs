@@ -7,8 +7,8 @@ use crate::engine::{Error, Result};
 /// The scales that are possible, besides 0.
 const SCALES: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 
-/// Pixels up to which frames are looked at in full, and up to which at half their size: frames that are a little larger than
-/// 2560x1440 and than 4096x2160.
+/// Pixels up to which frames are looked at in full, and up to which at half their size: frames that are a little larger
+/// than 2560x1440 and than 4096x2160.
 const FULL: usize = 2560 * 1600;
 const HALF: usize = 4096 * 2304;
 

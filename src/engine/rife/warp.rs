@@ -35,8 +35,8 @@ impl Positions {
         sample(picture, &self.base, &self.divisor, flow)
     }
 
-    /// What [`reduced`] makes of the warped pictures, `scale` being 2 or more and even. Only the pixels that it would look
-    /// at are computed.
+    /// What [`reduced`] makes of the warped pictures, `scale` being 2 or more and even. Only the pixels that it would
+    /// look at are computed.
     pub fn warp_reduced(&self, picture: &Tensor, flow: &Tensor, scale: i64) -> Tensor {
         if scale == 2 {
             return self.warp(picture, flow).avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>);
@@ -63,8 +63,9 @@ fn middles(x: &Tensor, scale: i64) -> Tensor {
     middles.reshape([n, channels, 2 * rows, 2 * columns])
 }
 
-/// A picture `scale` times smaller: each pixel is the mean of the four in the middle of its square, which is what bilinear
-/// interpolation without antialiasing gives for an even scale. `scale` is even and divides both sides, or is 1.
+/// A picture `scale` times smaller: each pixel is the mean of the four in the middle of its square, which is what
+/// bilinear interpolation without antialiasing gives for an even scale. `scale` is even and divides both sides, or is
+/// 1.
 pub fn reduced(x: &Tensor, scale: i64) -> Tensor {
     if scale == 1 {
         return x.shallow_clone();
