@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MPL-2.0
 //! How well and how fast RIFE rebuilds frames: every second frame of clips is left out and made of its neighbours.
 //!
-//!     python tests/reference/rife_quality.py clips FOLDER      # makes the clips, and says what the reference makes of them
+//!     python tests/reference/rife_quality.py clips FOLDER      # makes the clips
 //!     cargo bench --bench rife -- FOLDER [DEVICE [PRECISION]]
 //!
 //! A clip is FOLDER/NAME.WIDTHxHEIGHT.rgb: frames of 8-bit RGB. Told are, for each clip, the mean PSNR of the rebuilt
-//! frames when the frame before is held, when both are blended, and when RIFE is run, everywhere and not across cuts; and
-//! RIFE's frames per second, all work on the frames included.
+//! frames when the frame before is held, when both are blended, and when RIFE is run, everywhere and not across cuts;
+//! and RIFE's frames per second, all work on the frames included.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -40,12 +40,12 @@ fn run(model: &mut Model, path: &Path) -> Result<(), Box<dyn std::error::Error>>
         let begun = Instant::now();
         let first = kept.take().map_or_else(|| encode(model, before, &layout, scale), Ok)?;
         let second = encode(model, behind, &layout, scale)?;
-        let is_cut = first.compare(&second)?.cut >= params.scene_threshold;
+        let is_cut = params.is_cut(&first.compare(&second)?);
         let made = begin(model, &first, &second, half, &cancel)?.finish()?.ok_or("not finite")?;
         spent += begun.elapsed();
         kept = Some(second);
         let blended: Vec<_> =
-            before.iter().zip(*behind).map(|(a, b)| ((u16::from(*a) + u16::from(*b) + 1) / 2) as u8).collect();
+            before.iter().zip(*behind).map(|(a, b)| (u16::from(*a) + u16::from(*b)).div_ceil(2) as u8).collect();
         let rife = psnr(made.as_ref(), wanted);
         let hold = psnr(before, wanted);
         let seen = [hold, psnr(&blended, wanted), rife, if is_cut { hold } else { rife }];

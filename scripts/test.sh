@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
 
 # The plugin loads in any directory with an empty environment.
-for element in svdsrc svdanimate realesrganscale; do
+for element in svdsrc svdanimate realesrganscale frameratetune; do
     printf 'test: gst-inspect-1.0 %s\n' "$element"
     (
         cd /

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Which frames of a video make the frames of another rate, exactly.
 //!
-//! The frame `n` of the output is at `n` / rate, and shows what the input shows at `n` / rate * speed. All times are kept as
-//! whole numbers of a fraction of a nanosecond that fits both rates, so that nothing drifts and a frame that falls on one
-//! of the input is that one. Input frames are told one by one, and every output frame comes as soon as it is known what
-//! it is made of.
+//! The frame `n` of the output is at `n` / rate, and shows what the input shows at `n` / rate * speed. All times are
+//! kept as whole numbers of a fraction of a nanosecond that fits both rates, so that nothing drifts and a frame that
+//! falls on one of the input is that one. Input frames are told one by one, and every output frame comes as soon as it
+//! is known what it is made of.
 //!
 //! Timestamps are rounded to nanoseconds, and to milliseconds in some files. If the input has a rate, they are taken
 //! for the times by this rate that they are near to; but they are the truth, and not the rate, where they are not.
@@ -50,7 +50,8 @@ impl Fraction {
         self.denom
     }
 
-    /// A fraction between 0 and 1 of numbers that may be too large: then the nearest one, by far less than any rounding.
+    /// A fraction between 0 and 1 of numbers that may be too large: then the nearest one, by far less than any
+    /// rounding.
     fn between(numer: i128, denom: i128) -> Self {
         let (numer, denom) = (numer.unsigned_abs(), denom.unsigned_abs());
         let common = gcd(numer, denom);
@@ -92,8 +93,8 @@ pub struct Settings {
     /// The time at which the input and the output begin, in nanoseconds: a segment's start. `None` is that of the first
     /// frame. What is before the first frame shows the first frame.
     pub origin: Option<u64>,
-    /// The longest time between two frames that have something between them, in nanoseconds: over a longer one the first
-    /// is held.
+    /// The longest time between two frames that have something between them, in nanoseconds: over a longer one the
+    /// first is held.
     pub longest: u64,
     /// How many repeated frames there may be between two that have something between them; over more, the first is held
     /// up to the last of its repetitions. For animation on twos it is 1, on threes 2.
@@ -236,13 +237,14 @@ impl Planner {
         self.counts
     }
 
-    /// The time of the output frame that comes next, in nanoseconds. `None` if no frame has said when the output begins.
+    /// The time of the output frame that comes next, in nanoseconds. `None` if no frame has said when the output
+    /// begins.
     pub fn next_time(&self) -> Option<u64> {
         (self.settings.origin.is_some() || self.start.is_some()).then(|| self.time_of(self.counts.output))
     }
 
-    /// Tells the next frame: its time and, if known, its duration, in nanoseconds. Gives the output frames that are known
-    /// by it; they need this frame and the one that was told before it and was no repeated one.
+    /// Tells the next frame: its time and, if known, its duration, in nanoseconds. Gives the output frames that are
+    /// known by it; they need this frame and the one that was told before it and was no repeated one.
     ///
     /// A frame that is not later than the one before is left out.
     pub fn push(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
@@ -265,8 +267,8 @@ impl Planner {
         outputs
     }
 
-    /// As [`push`](Self::push), for a frame that shows the same as the one before: it is looked past, if there are few like
-    /// it, so that what is interpolated does not stand still with it. The first frame can't be one.
+    /// As [`push`](Self::push), for a frame that shows the same as the one before: it is looked past, if there are few
+    /// like it, so that what is interpolated does not stand still with it. The first frame can't be one.
     pub fn repeat(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
         let Some(last) = self.last.filter(|_| self.settings.mode == Mode::Interpolate) else {
             return self.push(time, duration);
@@ -290,9 +292,10 @@ impl Planner {
         self.is_connected = false;
     }
 
-    /// Ends the input: the last frame is held for its full time, which ends at `end`, in nanoseconds, or when its duration
-    /// says; or else after as long as the input's rate, or the frame before, has lasted. The last output frame ends with it,
-    /// if it comes now: one that was known with the last input frame has its whole time. Nothing may be told afterwards.
+    /// Ends the input: the last frame is held for its full time, which ends at `end`, in nanoseconds, or when its
+    /// duration says; or else after as long as the input's rate, or the frame before, has lasted. The last output frame
+    /// ends with it, if it comes now: one that was known with the last input frame has its whole time. Nothing may be
+    /// told afterwards.
     pub fn finish(&mut self, end: Option<u64>) -> Vec<Output> {
         let Some(last) = self.last else { return Vec::new() };
         let end = end.map_or(self.end, |end| i128::from(end) * self.parts);

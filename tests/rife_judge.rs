@@ -19,8 +19,8 @@ fn compare(first: &Tensor, second: &Tensor) -> Judgement {
 fn is_cut(what: &str, first: &Tensor, second: &Tensor) -> bool {
     let seen = compare(first, second);
     println!("{what}: cut {:.3}, difference {:.3}", seen.cut, seen.difference);
-    assert!(seen.difference > Params::default().static_threshold);
-    seen.cut >= Params::default().scene_threshold
+    assert!(!Params::default().is_static(&seen));
+    Params::default().is_cut(&seen)
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn repeated_frames_are_the_same_with_noise_and_others_are_not() {
     let is_same = |first: &Tensor, second: &Tensor| {
         let seen = compare(first, second);
         println!("difference {:.4}", seen.difference);
-        assert!(seen.cut < Params::default().scene_threshold);
-        seen.difference <= Params::default().static_threshold
+        assert!(!Params::default().is_cut(&seen));
+        Params::default().is_static(&seen)
     };
     for name in ["bikes.102", "bigbuckbunny.42", "carphone_pristine.82"] {
         let first = frame(&fixture, name);

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use common::{Fixture, assert_close, difference, file, noise, recipe};
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::pixels::Layout;
-use gsttorchvideo::engine::rife::{Between, Config, Encoded, Model, Params, Time, begin, between, encode, inspect};
+use gsttorchvideo::engine::rife::{
+    Between, Config, Encoded, Model, Params, Time, begin, between, blend, encode, inspect, look,
+};
 use gsttorchvideo::engine::worker::Cancel;
 use gsttorchvideo::engine::{Error, Result};
 use serde::Deserialize;
@@ -192,6 +194,20 @@ fn files_say_what_they_hold() {
     assert!(message.contains("missing (1): block2.convblock.7.beta"), "{message}");
     let message = inspect(&file("models/realesrgan/realesr-animevideov3.safetensors")).unwrap_err().to_string();
     assert!(message.contains("not a network of RIFE"), "{message}");
+}
+
+#[test]
+fn without_a_model_frames_are_blended_and_looked_at() {
+    let layout = Layout::rgb(40, 30, false).unwrap();
+    let (first, second) = (noise(40, 30, 3), vec![100u8; 3600]);
+    let seen = blend(first.data(), &second, &layout, Time::new(1, 4).unwrap()).unwrap();
+    for (seen, value) in seen.as_ref().iter().zip(first.data()) {
+        assert_eq!(*seen, (f64::from(*value) * 0.75 + 25.0 + 0.5) as u8);
+    }
+    assert!(blend(first.data(), &second[1..], &layout, Time::new(1, 4).unwrap()).is_err());
+    let [seen, other] = [first.data(), &second].map(|data| look(data, &layout).unwrap());
+    let params = Params::default();
+    assert!(params.is_static(&seen.compare(&seen).unwrap()) && params.is_cut(&seen.compare(&other).unwrap()));
 }
 
 #[test]

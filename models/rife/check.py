@@ -60,7 +60,8 @@ def main():
             differing += (error > 0).sum().item()
             further += (error > 1).sum().item()
             values += error.numel()
-        print(f"{name}: {len(pairs)} frames, at most {largest}; {differing} of {values} differ, {further} by more than 1")
+        told = f"{differing} of {values} differ, {further} by more than 1"
+        print(f"{name}: {len(pairs)} frames, at most {largest}; {told}")
 
 
 if __name__ == "__main__":

@@ -132,10 +132,9 @@ impl FrameRateTune {
 
     /// What makes frames between two of this rate at that one; and whether a model was missing.
     fn means(&self, run: &mut Run, rises: bool) -> (timing::Mode, Means, bool) {
-        let blend = |device| Worker::spawn("torchvideo-blend", move |_| Ok(device));
         match run.settings.mode {
             Mode::Retime => (timing::Mode::Retime, Means::None, false),
-            Mode::Blend => (timing::Mode::Interpolate, Means::Blend(blend(run.device)), false),
+            Mode::Blend => (timing::Mode::Interpolate, Means::Blend, false),
             Mode::Interpolate | Mode::Auto if rises || run.settings.mode == Mode::Interpolate => match &run.model {
                 None => (timing::Mode::Duplicate, Means::None, true),
                 Some(path) => {

@@ -5,12 +5,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gst_video::{VideoFrameRef, VideoInfo};
-use tch::Device;
 
 use crate::engine::bytes::Bytes;
 use crate::engine::pixels::Layout;
-use crate::engine::rife::blend::Picture;
-use crate::engine::rife::{Begun, Encoded, Judgement, Model, Params, Time, begin, encode};
+use crate::engine::rife::{Begun, Encoded, Judgement, Look, Model, Params, Time, begin, blend, encode, look};
 use crate::engine::worker::{Cancel, Reply, Worker};
 use crate::engine::{Error, Result};
 use crate::timing::{Counts, Output, Planner, Source};
@@ -24,8 +22,8 @@ const KEPT: usize = 3;
 pub enum Means {
     /// Nothing: frames pass.
     None,
-    /// They are mixed.
-    Blend(Arc<Worker<Device>>),
+    /// They are mixed, on the streaming thread.
+    Blend,
     /// They are interpolated.
     Rife(Arc<Worker<Model>>),
 }
@@ -45,14 +43,14 @@ pub struct Format {
 /// A frame as the engine sees it.
 #[derive(Clone)]
 enum Seen {
-    Blend(Picture),
+    Blend(Arc<Vec<u8>>, Look),
     Rife(Encoded),
 }
 
 impl Seen {
     fn compare(&self, next: &Self) -> Result<Option<Judgement>> {
         match (self, next) {
-            (Self::Blend(first), Self::Blend(second)) => first.compare(second).map(Some),
+            (Self::Blend(_, first), Self::Blend(_, second)) => first.compare(second).map(Some),
             (Self::Rife(first), Self::Rife(second)) => first.compare(second).map(Some),
             _ => Ok(None),
         }
@@ -63,7 +61,8 @@ impl Seen {
 enum Work {
     /// It is one of the input.
     Passed(gst::Buffer),
-    Blend(Reply<Bytes>),
+    /// It is made.
+    Mixed(Bytes),
     Rife(Reply<Begun>, Box<dyn FnOnce() -> Reply<Begun>>),
 }
 
@@ -82,10 +81,7 @@ impl Format {
         };
         match &self.means {
             Means::None => Ok((None, None)),
-            Means::Blend(worker) => {
-                let job = move |device: &mut Device| judged(Seen::Blend(Picture::new(*device, &bytes, &layout)?));
-                worker.submit(job).wait_or(cancel)
-            }
+            Means::Blend => judged(Seen::Blend(bytes.clone(), look(&bytes, &layout)?)),
             Means::Rife(worker) => {
                 let scale = self.params.scale_for(layout.width() as usize, layout.height() as usize);
                 let job = move |model: &mut Model| judged(Seen::Rife(encode(model, &bytes, &layout, scale)?));
@@ -95,10 +91,11 @@ impl Format {
     }
 
     /// Begins the frame at `time` between two. `None` if there is nothing that makes it.
-    fn begin(&self, first: &Seen, second: &Seen, time: Time, cancel: &Cancel) -> Option<Work> {
-        match (&self.means, first.clone(), second.clone()) {
-            (Means::Blend(worker), Seen::Blend(first), Seen::Blend(second)) => {
-                Some(Work::Blend(worker.submit(move |_| first.blend(&second, time))))
+    fn begin(&self, first: &Seen, second: &Seen, time: Time, cancel: &Cancel) -> Result<Option<Work>> {
+        Ok(match (&self.means, first.clone(), second.clone()) {
+            (Means::Blend, Seen::Blend(first, _), Seen::Blend(second, _)) => {
+                cancel.check()?;
+                Some(Work::Mixed(blend(&first, &second, &self.layout, time)?))
             }
             (Means::Rife(worker), Seen::Rife(first), Seen::Rife(second)) => {
                 let (worker, cancel) = (worker.clone(), cancel.clone());
@@ -114,7 +111,7 @@ impl Format {
                 Some(Work::Rife(submit(false), Box::new(move || submit(true))))
             }
             _ => None,
-        }
+        })
     }
 }
 
@@ -177,17 +174,17 @@ impl Tuner {
                 )
             })?;
             let last = self.held.back();
-            let Params { static_threshold, scene_threshold, .. } = self.format.params;
+            let params = self.format.params;
             let is_same = last.is_some_and(|last| last.bytes.as_ref() == Some(&packed));
             let mut judgement = None;
             if !is_same {
                 (seen, judgement) = self.format.see(&packed, last.and_then(|last| last.seen.clone()), cancel)?;
             }
-            if is_same || judgement.is_some_and(|told| told.difference <= static_threshold) {
+            if is_same || judgement.is_some_and(|told| params.is_static(&told)) {
                 let outputs = self.planner.repeat(time, duration);
                 return self.make(outputs, cancel);
             }
-            if judgement.is_some_and(|told| told.cut >= scene_threshold) && scene_threshold < 1.0 {
+            if judgement.is_some_and(|told| params.is_cut(&told)) {
                 self.planner.disconnect();
             }
             bytes = Some(packed);
@@ -234,7 +231,8 @@ impl Tuner {
                     let (first, second) = (self.held(first), self.held(second));
                     let pair =
                         first.and_then(|held| held.seen.as_ref()).zip(second.and_then(|held| held.seen.as_ref()));
-                    let work = pair.and_then(|(first, second)| self.format.begin(first, second, time, cancel));
+                    let begin = |(first, second)| self.format.begin(first, second, time, cancel);
+                    let work = pair.map(begin).transpose()?.flatten();
                     work.or(first.map(|held| Work::Passed(held.buffer.clone())))
                 }
             };
@@ -248,7 +246,7 @@ impl Tuner {
                     copy.make_mut().unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
                     copy
                 }
-                Work::Blend(reply) => buffer(reply.wait_or(cancel)?),
+                Work::Mixed(bytes) => buffer(bytes),
                 Work::Rife(reply, again) => {
                     let mut finish = |reply: Reply<Begun>| {
                         let begun = reply.wait_or(cancel)?;

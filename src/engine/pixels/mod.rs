@@ -12,8 +12,10 @@
 mod canvas;
 mod chroma;
 mod layout;
+mod mix;
 mod read;
 
 pub use canvas::Canvas;
 pub use layout::{Colour, Component, Layout, Range, Samples, Site, Subsampling};
+pub use mix::mix;
 pub use read::read;

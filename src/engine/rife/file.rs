@@ -15,8 +15,8 @@ use crate::engine::{Error, Result};
 /// The names and shapes of a network's tensors.
 pub type Shapes = BTreeMap<String, Vec<i64>>;
 
-/// Reads from a file (`.safetensors`, or Practical-RIFE's `flownet.pkl`) which network it holds. The weights themselves are
-/// not read.
+/// Reads from a file (`.safetensors`, or Practical-RIFE's `flownet.pkl`) which network it holds. The weights themselves
+/// are not read.
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 //! IFNet: blocks that look at two frames, each at a finer scale than the one before, and better the flow between them.
 //!
-//! Upstream: `IFNet_HDv3.py` of Practical-RIFE 4.25, which comes with its weights; vs-rife has the same for each version.
-//! What is done otherwise here, and gives the same but for the last bits:
+//! Upstream: `IFNet_HDv3.py` of Practical-RIFE 4.25, which comes with its weights; vs-rife has the same for each
+//! version. What is done otherwise here, and gives the same but for the last bits:
 //! - pictures are only warped where the next block looks (`warp.rs`), and a frame's picture and features at once;
 //! - mask and features go from one block to the next at their own scale instead of in full size. Bilinear interpolation
 //!   to full size and back to a finer scale is interpolation to this scale;
@@ -89,8 +89,8 @@ impl Config {
 
 /// What a network makes of two frames.
 pub struct Motion {
-    /// Where each pixel of the frame between comes from, (1, 4, h, w) float32 in pixels: x and y in the first frame, x and y
-    /// in the second.
+    /// Where each pixel of the frame between comes from, (1, 4, h, w) float32 in pixels: x and y in the first frame, x
+    /// and y in the second.
     pub flow: Tensor,
     /// How much each pixel is of the first frame, (1, 1, h, w) float32, before the sigmoid.
     pub mask: Tensor,
@@ -118,22 +118,21 @@ impl IfNet {
         }
     }
 
-    /// The features of a picture, in float32 in every precision: (1, 3, h, w) in [0, 1] -> (1, features, h, w), for even
-    /// sides.
+    /// The features of a picture, in float32 in every precision: (1, 3, h, w) in [0, 1] -> (1, features, h, w), for
+    /// even sides.
     pub fn encode(&self, picture: &Tensor) -> Tensor {
         self.encode.forward(picture)
     }
 
-    /// What is between two frames at `time`, 0 to 1. `first` and `second` are their pictures and features,
-    /// (1, 3 + features, h, w) float32, and `scale` is how much larger than usual the blocks see them: 1, or another power
-    /// of two. The blocks compute in `kind`. The token is looked at between blocks.
+    /// What is between two frames at `time`, 0 to 1. `frames` are their pictures and features, (2, 3 + features, h, w)
+    /// float32, and `scale` is how much larger than usual the blocks see them: 1, or another power of two. The blocks
+    /// compute in `kind`. The token is looked at between blocks.
     ///
     /// # Errors
     /// [`Error::Cancelled`](crate::engine::Error::Cancelled) soon after the token is set.
-    #[allow(clippy::too_many_arguments)]
     pub fn forward(
         &self,
-        [first, second]: [&Tensor; 2],
+        frames: &Tensor,
         time: f64,
         scale: f64,
         positions: &Positions,
@@ -147,24 +146,24 @@ impl IfNet {
             let smaller = *base as f64 / scale;
             // The block's own size; a scale of 2 can make it larger than the picture.
             let (rows, columns) = ((height as f64 / smaller) as i64, (width as f64 / smaller) as i64);
-            let at = Tensor::full([1, 1, rows, columns], time, (kind, first.device()));
+            let at = Tensor::full([1, 1, rows, columns], time, (kind, frames.device()));
             let bring = |x: &Tensor| {
                 if smaller < 2.0 { resized(x, rows, columns) } else { reduced(x, smaller as i64) }
             };
-            let warp = |x: &Tensor, flow: Tensor| {
-                if smaller < 2.0 {
-                    bring(&positions.warp(x, &flow))
-                } else {
-                    positions.warp_reduced(x, &flow, smaller as i64)
-                }
-            };
+            // Both frames' channels behind one another.
+            let beside = |x: Tensor| x.view([1, -1, rows, columns]).to_kind(kind);
             let x = match &state {
-                None => Tensor::cat(&[bring(first).to_kind(kind), bring(second).to_kind(kind), at], 1),
+                None => Tensor::cat(&[beside(bring(frames)), at], 1),
                 Some((flow, told)) => {
-                    let (first, second) = (warp(first, flow.narrow(1, 0, 2)), warp(second, flow.narrow(1, 2, 2)));
+                    let flows = flow.view([2, 2, height, width]);
+                    let warped = if smaller < 2.0 {
+                        bring(&positions.warp(frames, &flows))
+                    } else {
+                        positions.warp_reduced(frames, &flows, smaller as i64)
+                    };
                     let told = resized(&told.narrow(1, 4, 1 + CARRIED), rows, columns);
-                    let flow = bring(flow) * (1.0 / smaller);
-                    Tensor::cat(&[first.to_kind(kind), second.to_kind(kind), at, told, flow.to_kind(kind)], 1)
+                    let flow = (bring(flow) * (1.0 / smaller)).to_kind(kind);
+                    Tensor::cat(&[beside(warped), at, told, flow], 1)
                 }
             };
             let told = block.forward(&x);

@@ -2,8 +2,8 @@
 //! From two frames to one between them: pad, encode each once, run the network, warp both and mix them.
 //!
 //! Upstream: `inference_video.py` of Practical-RIFE, with these differences: frames are kept in float32, and warped and
-//! mixed in it, so that deep ones keep their depth in every precision; numbers are rounded, not cut off; alpha moves with
-//! the picture; and the features of a frame are computed once, not once for each frame between.
+//! mixed in it, so that deep ones keep their depth in every precision; numbers are rounded, not cut off; alpha moves
+//! with the picture; and the features of a frame are computed once, not once for each frame between.
 
 use tch::{Kind, Tensor};
 
@@ -15,8 +15,8 @@ use crate::engine::stream::Pending;
 use crate::engine::worker::{Cancel, guarded};
 use crate::engine::{Error, Result};
 
-/// A frame of a video as a model sees it, on the model's device. It may be held, cloned and dropped on any thread, and is of
-/// use on the model's only. Clones are the same memory.
+/// A frame of a video as a model sees it, on the model's device. It may be held, cloned and dropped on any thread, and
+/// is of use on the model's only. Clones are the same memory.
 pub struct Encoded {
     /// The picture and its features, (1, 3 + features, h, w) float32, padded to what the network wants.
     seen: Tensor,
@@ -49,15 +49,6 @@ impl Encoded {
         guarded(|| self.look.compare(&next.look))
     }
 
-    /// All that is warped, (1, 3 or 4, h, w).
-    fn channels(&self) -> Tensor {
-        let picture = self.seen.narrow(1, 0, 3);
-        match &self.alpha {
-            Some(alpha) => Tensor::cat(&[&picture, alpha], 1),
-            None => picture.contiguous(),
-        }
-    }
-
     fn fits(&self, next: &Self) -> Result<()> {
         if (&self.layout, self.scale, self.seen.size()) == (&next.layout, next.scale, next.seen.size()) {
             return Ok(());
@@ -72,8 +63,8 @@ impl Encoded {
 pub struct Between {
     /// (1, 3 or 4, height, width) float32, in [0, 1].
     pub picture: Tensor,
-    /// Where its pixels come from, (1, 4, h, w) float32 in pixels, of the padded frame: x and y in the first frame, x and y
-    /// in the second.
+    /// Where its pixels come from, (1, 4, h, w) float32 in pixels, of the padded frame: x and y in the first frame, x
+    /// and y in the second.
     pub flow: Tensor,
     /// How much each pixel is of the first frame, (1, 1, h, w) float32, of the padded frame, before the sigmoid.
     pub mask: Tensor,
@@ -97,12 +88,8 @@ pub struct Begun {
 /// # Errors
 /// [`Error::Param`] if the bytes are fewer than the layout says; [`Error::OutOfMemory`].
 pub fn encode(model: &Model, bytes: &[u8], layout: &Layout, scale: f64) -> Result<Encoded> {
-    if bytes.len() < layout.size() {
-        let value = format!("{} bytes", bytes.len());
-        return Err(Error::param("frame", value, format!("its layout has {}", layout.size())));
-    }
     guarded(|| {
-        let host = Tensor::f_from_data_size(bytes, &[bytes.len() as i64], Kind::Uint8)?;
+        let host = host(bytes, layout)?;
         let host = if model.device.is_cuda() { host.f_pin_memory(model.device)? } else { host };
         let bytes = model.lanes.upload(&host).ready();
         let given = pixels::read(&bytes, layout, 0..layout.height(), 0..layout.width());
@@ -122,18 +109,22 @@ pub fn encode(model: &Model, bytes: &[u8], layout: &Layout, scale: f64) -> Resul
 /// Computes the frame between two at `time`.
 ///
 /// # Errors
-/// [`Error::Cancelled`] soon after the token is set; [`Error::Param`] if the two don't fit together; [`Error::Model`] if
-/// numbers are not finite even in float32; [`Error::OutOfMemory`].
+/// [`Error::Cancelled`] soon after the token is set; [`Error::Param`] if the two don't fit together; [`Error::Model`]
+/// if numbers are not finite even in float32; [`Error::OutOfMemory`].
 pub fn between(model: &mut Model, first: &Encoded, second: &Encoded, time: Time, cancel: &Cancel) -> Result<Between> {
     first.fits(second)?;
     guarded(|| {
-        let Seen { motion, is_finite, is_redone } =
-            model.run([&first.seen, &second.seen], time, first.scale, cancel)?;
+        let frames = Tensor::cat(&[&first.seen, &second.seen], 0);
+        let Seen { motion, is_finite, is_redone } = model.run(&frames, time, first.scale, cancel)?;
         cancel.check()?;
-        let warp = |frame: &Encoded, start| model.positions().warp(&frame.channels(), &motion.flow.narrow(1, start, 2));
-        let (from_first, from_second) = (warp(first, 0), warp(second, 2));
-        let share = motion.mask.sigmoid();
-        let picture = &from_second + (from_first - &from_second) * share;
+        let mut channels = frames.narrow(1, 0, 3);
+        if let (Some(first), Some(second)) = (&first.alpha, &second.alpha) {
+            channels = Tensor::cat(&[channels, Tensor::cat(&[first, second], 0)], 1);
+        }
+        let (_, _, height, width) = motion.flow.size4()?;
+        let warped = model.positions().warp(&channels, &motion.flow.view([2, 2, height, width]));
+        let (from_first, from_second) = (warped.narrow(0, 0, 1), warped.narrow(0, 1, 1));
+        let picture = &from_second + (from_first - &from_second) * motion.mask.sigmoid();
         let picture = picture.narrow(2, 0, first.layout.height()).narrow(3, 0, first.layout.width()).clamp(0.0, 1.0);
         let redone = is_redone.then(|| model.dtype());
         Ok(Between { picture, flow: motion.flow, mask: motion.mask, redone, is_finite })
@@ -154,9 +145,40 @@ pub fn begin(model: &mut Model, first: &Encoded, second: &Encoded, time: Time, c
     })
 }
 
+/// The frame between two at `time` without a model, of their bytes on the CPU: one fades into the other.
+///
+/// # Errors
+/// [`Error::Param`] if the bytes are fewer than the layout says; [`Error::OutOfMemory`].
+pub fn blend(first: &[u8], second: &[u8], layout: &Layout, time: Time) -> Result<Bytes> {
+    guarded(|| {
+        let [first, second] = [host(first, layout)?, host(second, layout)?];
+        Bytes::new(&pixels::mix(&first, &second, layout, time.value()))
+    })
+}
+
+/// Looks at a frame without a model, at its bytes on the CPU.
+///
+/// # Errors
+/// [`Error::Param`] if the bytes are fewer than the layout says; [`Error::OutOfMemory`].
+pub fn look(bytes: &[u8], layout: &Layout) -> Result<Look> {
+    guarded(|| {
+        let picture = pixels::read(&host(bytes, layout)?, layout, 0..layout.height(), 0..layout.width());
+        Ok(Look::new(&picture))
+    })
+}
+
+/// A frame's bytes as a tensor on the CPU.
+fn host(bytes: &[u8], layout: &Layout) -> Result<Tensor> {
+    if bytes.len() < layout.size() {
+        let value = format!("{} bytes", bytes.len());
+        return Err(Error::param("frame", value, format!("its layout has {}", layout.size())));
+    }
+    Ok(Tensor::f_from_data_size(bytes, &[bytes.len() as i64], Kind::Uint8)?)
+}
+
 impl Begun {
-    /// Waits for the frame's bytes. `None` if there were numbers that are not finite: then the frame is to be begun again,
-    /// after [`Model::check_frames`]. On any thread.
+    /// Waits for the frame's bytes. `None` if there were numbers that are not finite: then the frame is to be begun
+    /// again, after [`Model::check_frames`]. On any thread.
     ///
     /// # Errors
     /// [`Error::Torch`] if the device failed.

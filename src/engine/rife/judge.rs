@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Whether two frames are of one scene, and whether they are the same.
 //!
-//! Frames are of one scene if most of their parts are found again nearby. Parts are compared by their correlation, which
-//! neither a fade nor a flash changes, and plain ones, which have no pattern, by their brightness. A mean difference of
-//! pixels, which other tools take, can't tell a fast pan or a flash from a cut.
+//! Frames are of one scene if most of their parts are found again nearby. Parts are compared by their correlation,
+//! which neither a fade nor a flash changes, and plain ones, which have no pattern, by their brightness. A mean
+//! difference of pixels, which other tools take, can't tell a fast pan or a flash from a cut.
 
 use tch::{Kind, Tensor};
 

@@ -5,7 +5,6 @@
 //! Known are the networks of Practical-RIFE from 4.21 on (but 4.24): 4.21, 4.22, 4.23, 4.25, 4.26, their lite and their
 //! heavy ones. Which one a file holds is read off its tensors.
 
-pub mod blend;
 mod file;
 pub mod ifnet;
 mod interpolate;
@@ -17,7 +16,7 @@ mod warp;
 
 pub use file::{inspect, open};
 pub use ifnet::Config;
-pub use interpolate::{Begun, Between, Encoded, begin, between, encode};
+pub use interpolate::{Begun, Between, Encoded, begin, between, blend, encode, look};
 pub use judge::{Judgement, Look};
 pub use model::Model;
 pub use params::{Params, Time};

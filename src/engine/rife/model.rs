@@ -33,8 +33,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads the model in a file (`.safetensors`, or Practical-RIFE's `flownet.pkl`). `cancel` ends the loading between two
-    /// tensors.
+    /// Loads the model in a file (`.safetensors`, or Practical-RIFE's `flownet.pkl`). `cancel` ends the loading between
+    /// two tensors.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
@@ -53,7 +53,8 @@ impl Model {
         })
     }
 
-    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody has.
+    /// The worker that owns the model in the file `path` on `device` in `kind`; loads it in the background, if nobody
+    /// has.
     pub fn shared(path: &Path, device: Device, kind: Kind) -> Arc<Worker<Self>> {
         static CACHE: Cache<Model> = Cache::new();
         let path = path.to_path_buf();
@@ -88,12 +89,12 @@ impl Model {
         self.network.encode(picture)
     }
 
-    /// Runs the network on two frames, each (1, 3 + features, h, w) in float32.
+    /// Runs the network on two frames, (2, 3 + features, h, w) in float32.
     ///
     /// # Errors
     /// [`Error::Cancelled`] soon after the token is set; [`Error::Model`] if numbers are not finite even in float32.
-    pub(super) fn run(&mut self, frames: [&Tensor; 2], time: Time, scale: f64, cancel: &Cancel) -> Result<Seen> {
-        let (_, _, height, width) = frames[0].size4()?;
+    pub(super) fn run(&mut self, frames: &Tensor, time: Time, scale: f64, cancel: &Cancel) -> Result<Seen> {
+        let (_, _, height, width) = frames.size4()?;
         let positions = match self.positions.take() {
             Some(positions) if positions.size() == (height, width) => positions,
             _ => Positions::new(height, width, self.device),

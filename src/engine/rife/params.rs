@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MPL-2.0
 //! How frames are interpolated: the parameters, their defaults and bounds, and times between two frames.
 
+use super::Judgement;
 use crate::engine::{Error, Result};
 
 /// The scales that are possible, besides 0.
 const SCALES: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 4.0];
 
-/// Pixels up to which frames are looked at in full, and up to which at half their size: frames that are a little larger than
-/// 2560x1440 and than 4096x2160.
+/// Pixels up to which frames are looked at in full, and up to which at half their size: frames that are a little larger
+/// than 2560x1440 and than 4096x2160.
 const FULL: usize = 2560 * 1600;
 const HALF: usize = 4096 * 2304;
 
@@ -17,10 +18,10 @@ pub struct Params {
     /// The size at which motion is looked for over the frames' size: 0.25, 0.5, 1, 2 or 4, and 0 chooses by the size.
     /// Practical-RIFE's `scale`, which is 1 unless one says otherwise; its authors recommend 0.5 for 4K.
     pub scale: f64,
-    /// The [cut](super::Judgement::cut) from which on two frames belong to different scenes, 0 to 1: nothing is to be
+    /// The [cut](Judgement::cut) from which on two frames belong to different scenes, 0 to 1: nothing is to be
     /// interpolated between them. 0 is everywhere, and 1 nowhere.
     pub scene_threshold: f64,
-    /// The [difference](super::Judgement::difference) up to which two frames are the same, 0 to 1 (full white).
+    /// The [difference](Judgement::difference) up to which two frames are the same, 0 to 1 (full white).
     pub static_threshold: f64,
 }
 
@@ -45,6 +46,16 @@ impl Params {
             }
         }
         Ok(())
+    }
+
+    /// Whether two frames of which this is told are of different scenes.
+    pub fn is_cut(&self, told: &Judgement) -> bool {
+        told.cut >= self.scene_threshold && self.scene_threshold < 1.0
+    }
+
+    /// Whether two frames of which this is told are the same.
+    pub fn is_static(&self, told: &Judgement) -> bool {
+        told.difference <= self.static_threshold
     }
 
     /// The scale for frames of `width` x `height`: what is set, or what fits.

@@ -30,13 +30,13 @@ impl Positions {
         (size[2], size[3])
     }
 
-    /// The picture (1, c, h, w), float32, as it is where `flow`, (1, 2, h, w) in pixels, float32, leads: (1, c, h, w).
+    /// Pictures (n, c, h, w), float32, as they are where `flow`, (n, 2, h, w) in pixels, float32, leads: (n, c, h, w).
     pub fn warp(&self, picture: &Tensor, flow: &Tensor) -> Tensor {
         sample(picture, &self.base, &self.divisor, flow)
     }
 
-    /// What [`reduced`] makes of the warped picture, `scale` being 2 or more and even. Only the pixels that it would look
-    /// at are computed.
+    /// What [`reduced`] makes of the warped pictures, `scale` being 2 or more and even. Only the pixels that it would
+    /// look at are computed.
     pub fn warp_reduced(&self, picture: &Tensor, flow: &Tensor, scale: i64) -> Tensor {
         if scale == 2 {
             return self.warp(picture, flow).avg_pool2d([2, 2], [2, 2], [0, 0], false, true, None::<i64>);
@@ -53,8 +53,8 @@ fn sample(picture: &Tensor, base: &Tensor, divisor: &Tensor, flow: &Tensor) -> T
     picture.grid_sampler(&at, BILINEAR, BORDER, true)
 }
 
-/// The four pixels in the middle of each square of `scale` x `scale`, `scale` being even: (1, c, h, w) ->
-/// (1, c, 2 * h / scale, 2 * w / scale).
+/// The four pixels in the middle of each square of `scale` x `scale`, `scale` being even: (n, c, h, w) ->
+/// (n, c, 2 * h / scale, 2 * w / scale).
 fn middles(x: &Tensor, scale: i64) -> Tensor {
     let (n, channels, height, width) = x.size4().expect("pictures have four dimensions");
     let (rows, columns) = (height / scale, width / scale);
@@ -63,8 +63,9 @@ fn middles(x: &Tensor, scale: i64) -> Tensor {
     middles.reshape([n, channels, 2 * rows, 2 * columns])
 }
 
-/// A picture `scale` times smaller: each pixel is the mean of the four in the middle of its square, which is what bilinear
-/// interpolation without antialiasing gives for an even scale. `scale` is even and divides both sides, or is 1.
+/// A picture `scale` times smaller: each pixel is the mean of the four in the middle of its square, which is what
+/// bilinear interpolation without antialiasing gives for an even scale. `scale` is even and divides both sides, or is
+/// 1.
 pub fn reduced(x: &Tensor, scale: i64) -> Tensor {
     if scale == 1 {
         return x.shallow_clone();
