@@ -19,16 +19,16 @@ pub fn locate(name: &str) -> Result<PathBuf, String> {
     locate_in(name, &folders())
 }
 
-/// The model's file: `named`, or else the shipped model `default`.
+/// The model's file: `named`, or else the shipped model `default`. `kinds` says what sort of file it should be.
 ///
 /// # Errors
 /// A message for the application, if it is not there or a folder.
-pub fn file(named: Option<&Path>, default: &str) -> Result<PathBuf, gst::ErrorMessage> {
+pub fn file(named: Option<&Path>, default: &str, kinds: &str) -> Result<PathBuf, gst::ErrorMessage> {
     let missing = |reason| gst::error_msg!(gst::ResourceError::NotFound, ("model-path is not set, and {reason}"));
     let path = named.map(|path| Ok(path.into())).unwrap_or_else(|| locate(default).map_err(missing))?;
     let data = path.metadata().map_err(|err| errors::message(&Error::io(&path, err)))?;
     if data.is_dir() {
-        return Err(errors::message(&Error::model(&path, "it is a folder: name a file")));
+        return Err(errors::message(&Error::model(&path, format!("it is a folder: name a {kinds} file"))));
     }
     Ok(path)
 }

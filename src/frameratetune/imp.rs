@@ -104,7 +104,7 @@ impl FrameRateTune {
         let kind = settings.precision().kind(device);
         let may_interpolate = matches!(settings.mode, Mode::Auto | Mode::Interpolate);
         let named = settings.model_path.as_deref();
-        let model = match models::file(named, DEFAULT_MODEL) {
+        let model = match models::file(named, DEFAULT_MODEL, ".safetensors or .pkl") {
             _ if !may_interpolate => None,
             Ok(path) => Some(path),
             // Nobody has asked for it.

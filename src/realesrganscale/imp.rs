@@ -81,7 +81,7 @@ impl RealEsrganScale {
     fn prepare(&self, settings: Settings) -> Result<(Run, Queue), gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
         settings.validate().map_err(error)?;
-        let path = models::file(settings.model_path.as_deref(), DEFAULT_MODEL)?;
+        let path = models::file(settings.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pth")?;
         let file = ModelFile::blended(&path, settings.denoise_strength).map_err(error)?;
         let architecture = inspect(&file).map_err(error)?;
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
