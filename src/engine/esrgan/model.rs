@@ -106,10 +106,10 @@ impl Model {
         let result = self.forward(x, cancel)?.to_kind(Kind::Float);
         if !self.is_checked {
             let is_finite = Some(result.isfinite().all());
-            return Ok(Enlarged { picture: clamped(result), is_finite, is_redone: false });
+            return Ok(Enlarged { picture: result, is_finite, is_redone: false });
         }
         if is_finite(&result) {
-            return Ok(Enlarged { picture: clamped(result), is_finite: None, is_redone: false });
+            return Ok(Enlarged { picture: result, is_finite: None, is_redone: false });
         }
         if self.kind != Kind::Float {
             if self.exact.is_none() {
@@ -118,7 +118,7 @@ impl Model {
             if let Some(exact) = &self.exact {
                 let result = exact.forward(&channels_last(x), cancel)?;
                 if is_finite(&result) {
-                    return Ok(Enlarged { picture: clamped(result), is_finite: None, is_redone: true });
+                    return Ok(Enlarged { picture: result, is_finite: None, is_redone: true });
                 }
             }
         }
@@ -131,7 +131,7 @@ impl Model {
 
 /// What the network makes of a tile.
 pub(super) struct Enlarged {
-    /// (n, 3, scale * h, scale * w) in float32, in [0, 1].
+    /// (n, 3, scale * h, scale * w) in float32, about [0, 1].
     pub picture: Tensor,
     /// Whether all numbers are finite, on the device, if nobody has looked yet.
     pub is_finite: Option<Tensor>,
@@ -144,10 +144,6 @@ fn load(file: &ModelFile, device: Device, kind: Kind, cancel: &Cancel) -> Result
     let network = Network::new(weights.root(), architecture);
     weights.finish()?;
     Ok((network, architecture))
-}
-
-fn clamped(mut x: Tensor) -> Tensor {
-    x.clamp_(0.0, 1.0)
 }
 
 /// Whether all numbers are. Their sum is finite if they are, unless they are very large.

@@ -225,6 +225,10 @@ impl<'a> Job<'a> {
         }
         self.cancel.check()?;
         let [rows, columns] = &self.plan.sides;
+        if !(rows.resampler().is_identity() && columns.resampler().is_identity()) {
+            // What is beyond black and white must not reach its neighbours. Else the canvas clamps.
+            x = x.clamp_(0.0, 1.0);
+        }
         let resample = |x: &Tensor, dim, span: &Span, side: &Side| {
             let x = x.narrow(dim, span.used.start - span.seen.start * side.scale, span.used.end - span.used.start);
             side.resampler().resample(&x, dim, span.used.start, &span.given)

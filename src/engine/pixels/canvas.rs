@@ -8,7 +8,7 @@ use super::layout::{Colour, Layout};
 
 /// How many pixels are float at a time: few enough to stay in a processor's cache, though enough for libtorch to use
 /// several threads; or many enough to keep a GPU busy.
-const PIXELS_CPU: i64 = 1 << 18;
+const PIXELS_CPU: i64 = 1 << 17;
 const PIXELS_GPU: i64 = 1 << 21;
 
 /// A picture that is written part by part.
@@ -90,25 +90,28 @@ impl Canvas {
             }
             Colour::Yuv { kr, kb, .. } | Colour::Gray { kr, kb } => (kr, kb),
         };
-        let mut luma = rgb.get(1) * (1.0 - kr - kb);
-        luma += rgb.get(0) * kr;
-        luma += rgb.get(2) * kb;
+        let luma = [kr, 1.0 - kr - kb, kb];
         if layout.is_gray() {
-            return store(0, &luma.g_mul_scalar_(to_white).g_add_scalar_(black + 0.5));
+            return store(0, &mixed(&rgb, &[luma.map(|share| share * to_white)], &[black + 0.5]).get(0));
         }
         let (middle, length) = layout.chroma();
         // Chroma to be subsampled is kept at 16 bits, if there are more than 8.
         let scale =
             if self.chroma.is_some() && layout.depth() > 8 { (1u32 << (16 - layout.depth())) as f64 } else { 1.0 };
-        let colours = [(2, kb), (0, kr)].map(|(index, k)| {
-            let mut difference = rgb.get(index);
-            difference -= &luma;
-            let mut numbers =
-                difference.g_mul_scalar_(scale * length / (2.0 * (1.0 - k))).g_add_scalar_(scale * middle + 0.5);
-            numbers.clamp_max_(scale * (layout.max() + 1.0) - 1.0)
-        });
-        store(0, &luma.g_mul_scalar_(to_white).g_add_scalar_(black + 0.5));
-        for (index, mut numbers) in colours.into_iter().enumerate() {
+        let chroma = |index: usize, k: f64| {
+            let factor = scale * length / (2.0 * (1.0 - k));
+            let mut shares = luma.map(|share| -share * factor);
+            shares[index] += factor;
+            shares
+        };
+        let offset = scale * middle + 0.5;
+        let shares = [luma.map(|share| share * to_white), chroma(2, kb), chroma(0, kr)];
+        let numbers = mixed(&rgb, &shares, &[black + 0.5, offset, offset]);
+        store(0, &numbers.get(0));
+        let mut colours = numbers.narrow(0, 1, 2);
+        let colours = colours.clamp_max_(scale * (layout.max() + 1.0) - 1.0);
+        for index in 0..2 {
+            let mut numbers = colours.get(index as i64);
             match &self.chroma {
                 None => store(1 + index, &numbers),
                 Some(chroma) => {
@@ -158,6 +161,18 @@ impl Canvas {
         }
         (0..2).for_each(|index| layout.store(&self.bytes, 1 + index, row, 0, &chroma.get(index as i64)));
     }
+}
+
+/// `offsets` and `shares` of a region (3, rows, columns), in one pass: (n, rows, columns) for n of them.
+fn mixed<const N: usize>(rgb: &Tensor, shares: &[[f64; 3]; N], offsets: &[f64; N]) -> Tensor {
+    let device = rgb.device();
+    let constant = |values: Vec<f64>, columns| {
+        let values: Vec<_> = values.into_iter().map(|value| value as f32).collect();
+        Tensor::from_slice(&values).view([N as i64, columns]).to_device(device)
+    };
+    let (_, rows, columns) = rgb.size3().expect("a region has three dimensions");
+    let numbers = constant(offsets.to_vec(), 1).addmm(&constant(shares.concat(), 3), &rgb.reshape([3, -1]));
+    numbers.view([N as i64, rows, columns])
 }
 
 #[cfg(test)]
