@@ -189,12 +189,13 @@ impl FrameRateTune {
     }
 
     /// What came of frames: says what is to be said of it.
-    fn tell(&self, tuner: &Tuner, result: Result<Option<&'static str>>) -> Result<(), gst::FlowError> {
-        let redone = match result {
-            Ok(redone) => redone,
+    fn tell<R>(&self, tuner: &mut Tuner, result: Result<R>) -> Result<R, gst::FlowError> {
+        let result = match result {
+            Ok(result) => result,
             Err(Error::Cancelled) => return Err(gst::FlowError::Flushing),
             Err(err) => return Err(self.fail(errors::message(&err))),
         };
+        let redone = tuner.redone();
         let is_first = {
             let mut state = self.state.lock().unwrap();
             state.shown = sum(state.counts, tuner.counts());
@@ -209,7 +210,7 @@ impl FrameRateTune {
                      dtype=fp32 saves doing them twice")
             );
         }
-        Ok(())
+        Ok(result)
     }
 
     /// A tuner for a frame at `time`, which is its first.
@@ -261,7 +262,7 @@ impl FrameRateTune {
             tuner.disconnect();
         }
         let result = tuner.push(buffer, time.nseconds(), &cancel);
-        let told = self.tell(&tuner, result);
+        let told = self.tell(&mut tuner, result);
         *self.tuner.lock().unwrap() = Some(tuner);
         told
     }
@@ -270,18 +271,25 @@ impl FrameRateTune {
     fn drain(&self) -> Result<(), gst::FlowError> {
         let Some(mut tuner) = self.tuner.lock().unwrap().take() else { return Ok(()) };
         let cancel = self.state.lock().unwrap().cancel.clone();
-        let result = tuner.finish(&cancel);
-        let told = self.tell(&tuner, result);
-        {
-            let mut state = self.state.lock().unwrap();
-            state.counts = sum(state.counts, tuner.counts());
-            if let Some(run) = &mut state.run {
-                run.next = tuner.next_time();
+        tuner.finish();
+        let result = loop {
+            let next = tuner.next(&cancel);
+            match self.tell(&mut tuner, next) {
+                Ok(Some(buffer)) => match self.obj().src_pad().push(buffer) {
+                    Ok(_) => {}
+                    Err(err) => break Err(err),
+                },
+                Ok(None) => break Ok(()),
+                Err(err) => break Err(err),
             }
+        };
+        let mut state = self.state.lock().unwrap();
+        state.counts = sum(state.counts, tuner.counts());
+        state.shown = state.counts;
+        if let Some(run) = &mut state.run {
+            run.next = tuner.next_time();
         }
-        told?;
-        let obj = self.obj();
-        std::iter::from_fn(|| tuner.next()).try_for_each(|buffer| obj.src_pad().push(buffer).map(drop))
+        result
     }
 
     /// The output's segment for one of the input.
@@ -602,7 +610,12 @@ impl BaseTransformImpl for FrameRateTune {
         if let Some(buffer) = self.take_queued_buffer() {
             self.take(buffer)?;
         }
-        let next = self.tuner.lock().unwrap().as_mut().and_then(Tuner::next);
+        let Some(mut tuner) = self.tuner.lock().unwrap().take() else { return Ok(GenerateOutputSuccess::NoOutput) };
+        let cancel = self.state.lock().unwrap().cancel.clone();
+        let next = tuner.next(&cancel);
+        let next = self.tell(&mut tuner, next);
+        *self.tuner.lock().unwrap() = Some(tuner);
+        let next = next?;
         Ok(next.map_or(GenerateOutputSuccess::NoOutput, GenerateOutputSuccess::Buffer))
     }
 }

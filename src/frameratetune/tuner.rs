@@ -63,7 +63,7 @@ enum Work {
     Passed(gst::Buffer),
     /// It is made.
     Mixed(Bytes),
-    Rife(Reply<Begun>, Box<dyn FnOnce() -> Reply<Begun>>),
+    Rife(Reply<Begun>, Box<dyn FnOnce() -> Reply<Begun> + Send>),
 }
 
 impl Format {
@@ -131,13 +131,29 @@ pub struct Tuner {
     /// What is added to the planner's times, in nanoseconds.
     offset: i128,
     held: VecDeque<Held>,
-    ready: VecDeque<gst::Buffer>,
+    /// What is to be made of the frames in hand.
+    planned: VecDeque<Output>,
+    /// What has been begun of it.
+    begun: VecDeque<(Output, Work)>,
+    /// The precision that did not suffice for a frame.
+    redone: Option<&'static str>,
 }
+
+/// Frames that are begun before the first is waited for: a GPU has another one at hand when it is done with one.
+const AHEAD: usize = 2;
 
 impl Tuner {
     /// A tuner that has nothing yet.
     pub fn new(format: Arc<Format>, planner: Planner, offset: i128) -> Self {
-        Self { format, planner, offset, held: VecDeque::new(), ready: VecDeque::new() }
+        Self {
+            format,
+            planner,
+            offset,
+            held: VecDeque::new(),
+            planned: VecDeque::new(),
+            begun: VecDeque::new(),
+            redone: None,
+        }
     }
 
     /// What has been given so far.
@@ -155,11 +171,11 @@ impl Tuner {
         self.planner.disconnect();
     }
 
-    /// Takes a frame and makes those that are known with it. Tells whether a precision did not suffice.
+    /// Takes a frame. Those that are known with it come from [`Self::next`], and must be taken before the next is pushed.
     ///
     /// # Errors
     /// Those of the engine.
-    pub fn push(&mut self, buffer: gst::Buffer, time: u64, cancel: &Cancel) -> Result<Option<&'static str>> {
+    pub fn push(&mut self, buffer: gst::Buffer, time: u64, cancel: &Cancel) -> Result<()> {
         let duration = buffer.duration().map(gst::ClockTime::nseconds).filter(|&duration| duration > 0);
         let number = self.planner.counts().input;
         let (mut bytes, mut seen) = (None, None);
@@ -181,8 +197,8 @@ impl Tuner {
                 (seen, judgement) = self.format.see(&packed, last.and_then(|last| last.seen.clone()), cancel)?;
             }
             if is_same || judgement.is_some_and(|told| params.is_static(&told)) {
-                let outputs = self.planner.repeat(time, duration);
-                return self.make(outputs, cancel);
+                self.planned.extend(self.planner.repeat(time, duration));
+                return Ok(());
             }
             if judgement.is_some_and(|told| params.is_cut(&told)) {
                 self.planner.disconnect();
@@ -190,26 +206,21 @@ impl Tuner {
             bytes = Some(packed);
         }
         self.held.push_back(Held { number, buffer, bytes, seen });
-        let outputs = self.planner.push(time, duration);
-        let redone = self.make(outputs, cancel);
         while self.held.len() > KEPT {
             self.held.pop_front();
         }
-        redone
+        self.planned.extend(self.planner.push(time, duration));
+        Ok(())
     }
 
-    /// Makes what there is at the end: the last frame is held for its full time.
-    ///
-    /// # Errors
-    /// Those of the engine.
-    pub fn finish(&mut self, cancel: &Cancel) -> Result<Option<&'static str>> {
-        let outputs = self.planner.finish(None);
-        self.make(outputs, cancel)
+    /// Plans what there is at the end: the last frame is held for its full time.
+    pub fn finish(&mut self) {
+        self.planned.extend(self.planner.finish(None));
     }
 
-    /// The next frame that is done.
-    pub fn next(&mut self) -> Option<gst::Buffer> {
-        self.ready.pop_front()
+    /// The precision that did not suffice for a frame since this was asked last.
+    pub fn redone(&mut self) -> Option<&'static str> {
+        self.redone.take()
     }
 
     fn shifted(&self, time: u64) -> u64 {
@@ -221,55 +232,58 @@ impl Tuner {
         self.held.iter().rev().find(|held| held.number <= number).or(self.held.front())
     }
 
-    fn make(&mut self, outputs: Vec<Output>, cancel: &Cancel) -> Result<Option<&'static str>> {
-        let mut works = VecDeque::new();
-        for output in outputs {
-            let work = match output.source {
-                Source::At(number) => self.held(number).map(|held| Work::Passed(held.buffer.clone())),
-                Source::Between { first, second, time } => {
-                    let time = Time::new(time.numer(), time.denom())?;
-                    let (first, second) = (self.held(first), self.held(second));
-                    let pair =
-                        first.and_then(|held| held.seen.as_ref()).zip(second.and_then(|held| held.seen.as_ref()));
-                    let begin = |(first, second)| self.format.begin(first, second, time, cancel);
-                    let work = pair.map(begin).transpose()?.flatten();
-                    work.or(first.map(|held| Work::Passed(held.buffer.clone())))
-                }
-            };
-            works.extend(work.map(|work| (output, work)));
-        }
-        let mut redone = None;
-        for (output, work) in works {
-            let mut buffer = match work {
-                Work::Passed(buffer) => {
-                    let mut copy = buffer.copy();
-                    copy.make_mut().unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
-                    copy
-                }
-                Work::Mixed(bytes) => buffer(bytes),
-                Work::Rife(reply, again) => {
-                    let mut finish = |reply: Reply<Begun>| {
-                        let begun = reply.wait_or(cancel)?;
-                        redone = redone.or(begun.redone);
-                        begun.finish()
-                    };
-                    let made = match finish(reply)? {
-                        Some(made) => Some(made),
-                        None => finish(again())?,
-                    };
-                    buffer(made.ok_or(Error::Cancelled)?)
-                }
-            };
-            let times = buffer.make_mut();
-            times.set_pts(gst::ClockTime::from_nseconds(self.shifted(output.time)));
-            times.set_dts(gst::ClockTime::NONE);
-            times.set_duration(gst::ClockTime::from_nseconds(output.duration));
-            self.ready.push_back(buffer);
-        }
-        Ok(redone)
+    /// Begins a frame. `None` if there is none to make it of.
+    fn begin(&self, output: &Output, cancel: &Cancel) -> Result<Option<Work>> {
+        let passed = |number| self.held(number).map(|held| Work::Passed(held.buffer.clone()));
+        let Source::Between { first, second, time } = output.source else {
+            let Source::At(number) = output.source else { return Ok(None) };
+            return Ok(passed(number));
+        };
+        let time = Time::new(time.numer(), time.denom())?;
+        let seen = |number| self.held(number).and_then(|held| held.seen.as_ref());
+        let work = match (seen(first), seen(second)) {
+            (Some(first), Some(second)) => self.format.begin(first, second, time, cancel)?,
+            _ => None,
+        };
+        Ok(work.or_else(|| passed(first)))
     }
-}
 
-fn buffer(bytes: Bytes) -> gst::Buffer {
-    gst::Buffer::from_mut_slice(bytes)
+    /// The next frame that is known. `None` until another is pushed.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn next(&mut self, cancel: &Cancel) -> Result<Option<gst::Buffer>> {
+        while self.begun.len() < AHEAD
+            && let Some(output) = self.planned.pop_front()
+        {
+            let work = self.begin(&output, cancel)?;
+            self.begun.extend(work.map(|work| (output, work)));
+        }
+        let Some((output, work)) = self.begun.pop_front() else { return Ok(None) };
+        let mut buffer = match work {
+            Work::Passed(buffer) => {
+                let mut copy = buffer.copy();
+                copy.make_mut().unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
+                copy
+            }
+            Work::Mixed(bytes) => gst::Buffer::from_mut_slice(bytes),
+            Work::Rife(reply, again) => {
+                let mut finish = |reply: Reply<Begun>| {
+                    let begun = reply.wait_or(cancel)?;
+                    self.redone = self.redone.or(begun.redone);
+                    begun.finish()
+                };
+                let made = match finish(reply)? {
+                    None => finish(again())?,
+                    made => made,
+                };
+                gst::Buffer::from_mut_slice(made.ok_or(Error::Cancelled)?)
+            }
+        };
+        let times = buffer.make_mut();
+        times.set_pts(gst::ClockTime::from_nseconds(self.shifted(output.time)));
+        times.set_dts(gst::ClockTime::NONE);
+        times.set_duration(gst::ClockTime::from_nseconds(output.duration));
+        Ok(Some(buffer))
+    }
 }
