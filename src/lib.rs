@@ -5,6 +5,7 @@
 
 pub mod engine;
 mod errors;
+mod filter;
 mod frameratetune;
 pub mod models;
 mod progress;

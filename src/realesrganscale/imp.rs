@@ -21,7 +21,7 @@ use crate::engine::device::{DeviceChoice, kind_name};
 use crate::engine::esrgan::{Architecture, Model, ModelFile, Task, inspect};
 use crate::engine::worker::Cancel;
 use crate::engine::{Error, Result};
-use crate::{errors, models, progress, video};
+use crate::{errors, filter, models, progress, video};
 
 /// The model that is taken where none is named.
 const DEFAULT_MODEL: &str = "realesrgan/realesr-animevideov3.safetensors";
@@ -323,14 +323,7 @@ impl ElementImpl for RealEsrganScale {
     }
 
     fn pad_templates() -> &'static [gst::PadTemplate] {
-        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
-            [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
-                .map(|(name, direction)| {
-                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps::template())
-                        .expect("the template is valid")
-                })
-                .into()
-        });
+        static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| filter::pad_templates(&caps::template()));
         &TEMPLATES
     }
 
@@ -461,15 +454,12 @@ impl BaseTransformImpl for RealEsrganScale {
         query: &mut gst::query::Allocation,
     ) -> Result<(), gst::LoggableError> {
         self.parent_propose_allocation(decide_query, query)?;
-        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        filter::take_any_layout(query);
         Ok(())
     }
 
-    /// Frames come out in memory of libtorch's, whatever downstream offers.
     fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
-        while query.allocation_pools().next().is_some() {
-            query.remove_nth_allocation_pool(0);
-        }
+        filter::use_own_memory(query);
         Ok(())
     }
 
