@@ -195,7 +195,22 @@ pub struct Planner {
     is_connected: bool,
     /// The frame that is shown last.
     shown: Option<Source>,
+    /// What was told last, until all is planned that is known by it.
+    upcoming: Option<Upcoming>,
     counts: Counts,
+}
+
+/// What was told.
+#[derive(Debug, Clone, Copy)]
+enum Upcoming {
+    /// A frame of this number that passes as it is.
+    Passed(u64),
+    /// A frame.
+    Frame(Frame),
+    /// Too many frames that repeat the last one, up to this time, in parts.
+    Repeated(i128),
+    /// The end, in parts.
+    End(i128),
 }
 
 impl Planner {
@@ -228,6 +243,7 @@ impl Planner {
             repeated: 0,
             is_connected: true,
             shown: None,
+            upcoming: None,
             counts: Counts::default(),
         })
     }
@@ -243,48 +259,83 @@ impl Planner {
         (self.settings.origin.is_some() || self.start.is_some()).then(|| self.time_of(self.counts.output))
     }
 
-    /// Tells the next frame: its time and, if known, its duration, in nanoseconds. Gives the output frames that are
-    /// known by it; they need this frame and the one that was told before it and was no repeated one.
+    /// Whether a frame at this time, in nanoseconds, is later than those before. Others are left out.
+    pub fn accepts(&self, time: u64) -> bool {
+        self.settings.mode == Mode::Retime || self.last.is_none() || self.at(time) > self.told
+    }
+
+    /// Tells the next frame: its time and, if known, its duration, in nanoseconds. The output frames that are known by it
+    /// come from [`next`](Self::next), all of them before the next is told; they need this frame and the one that was told
+    /// before it and was no repeated one.
     ///
     /// A frame that is not later than the one before is left out.
-    pub fn push(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
+    pub fn tell(&mut self, time: u64, duration: Option<u64>) {
         let number = self.counts.input;
         self.counts.input += 1;
         self.counts.dropped += 1;
         if self.settings.mode == Mode::Retime {
             self.begin(time);
-            return vec![self.output(Source::At(number), None)];
+            self.upcoming = Some(Upcoming::Passed(number));
+        } else if let Some(at) = self.place(time, duration) {
+            self.upcoming = Some(Upcoming::Frame(Frame { number, at }));
         }
-        let Some(at) = self.place(time, duration) else { return Vec::new() };
-        let frame = Frame { number, at };
-        let mut outputs = Vec::new();
-        while let Some(source) = self.source(self.position(), frame) {
-            outputs.push(self.output(source, None));
-        }
-        self.last = Some(frame);
-        self.repeated = 0;
-        self.is_connected = true;
-        outputs
     }
 
-    /// As [`push`](Self::push), for a frame that shows the same as the one before: it is looked past, if there are few
-    /// like it, so that what is interpolated does not stand still with it. The first frame can't be one.
-    pub fn repeat(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
+    /// As [`tell`](Self::tell), for a frame that shows the same as the one before: it is looked past, if there are few like
+    /// it, so that what is interpolated does not stand still with it. The first frame can't be one.
+    pub fn tell_repeated(&mut self, time: u64, duration: Option<u64>) {
         let Some(last) = self.last.filter(|_| self.settings.mode == Mode::Interpolate) else {
-            return self.push(time, duration);
+            return self.tell(time, duration);
         };
         self.counts.input += 1;
         self.counts.dropped += 1;
-        let Some(at) = self.place(time, duration) else { return Vec::new() };
+        let Some(at) = self.place(time, duration) else { return };
         self.repeated += 1;
-        let mut outputs = Vec::new();
-        if self.repeated > self.settings.repeats {
-            while self.position() <= at + SNAP * self.parts {
-                outputs.push(self.output(Source::At(last.number), None));
-            }
-            self.last = Some(Frame { at, ..last });
+        let is_long = at - last.at >= i128::from(self.settings.longest) * self.parts;
+        if self.repeated > self.settings.repeats || is_long {
+            self.upcoming = Some(Upcoming::Repeated(at));
         }
-        outputs
+    }
+
+    /// The next output frame that is known. `None` until something else is told.
+    #[allow(clippy::should_implement_trait)] // What comes depends on what is told in between.
+    pub fn next(&mut self) -> Option<Output> {
+        let snap = SNAP * self.parts;
+        match self.upcoming? {
+            Upcoming::Passed(number) => {
+                self.upcoming = None;
+                return Some(self.output(Source::At(number), None));
+            }
+            Upcoming::Frame(frame) => {
+                if let Some(source) = self.source(self.position(), frame) {
+                    return Some(self.output(source, None));
+                }
+                self.last = Some(frame);
+                self.repeated = 0;
+                self.is_connected = true;
+            }
+            Upcoming::Repeated(at) => {
+                let last = self.last?;
+                if self.position() <= at + snap {
+                    return Some(self.output(Source::At(last.number), None));
+                }
+                self.last = Some(Frame { at, ..last });
+            }
+            Upcoming::End(end) => {
+                let last = self.last?;
+                if self.position() < end - snap {
+                    return Some(self.output(Source::At(last.number), Some(end)));
+                }
+            }
+        }
+        self.upcoming = None;
+        None
+    }
+
+    /// Holds the last frame up to `end`, in nanoseconds, if it ends before: nothing comes until then.
+    pub fn hold(&mut self, end: u64) {
+        self.end = self.end.max(i128::from(end) * self.parts);
+        self.is_connected = false;
     }
 
     /// Says that the next frame does not follow the last one: a discontinuity. The last frame is held until then.
@@ -296,14 +347,9 @@ impl Planner {
     /// duration says; or else after as long as the input's rate, or the frame before, has lasted. The last output frame
     /// ends with it, if it comes now: one that was known with the last input frame has its whole time. Nothing may be
     /// told afterwards.
-    pub fn finish(&mut self, end: Option<u64>) -> Vec<Output> {
-        let Some(last) = self.last else { return Vec::new() };
+    pub fn tell_end(&mut self, end: Option<u64>) {
         let end = end.map_or(self.end, |end| i128::from(end) * self.parts);
-        let mut outputs = Vec::new();
-        while self.position() < end - SNAP * self.parts {
-            outputs.push(self.output(Source::At(last.number), Some(end)));
-        }
-        outputs
+        self.upcoming = self.last.map(|_| Upcoming::End(end));
     }
 
     /// Notes the first frame's time.
@@ -316,20 +362,9 @@ impl Planner {
 
     /// Where a frame is, and notes when it ends; `None` if it is not behind the one before.
     fn place(&mut self, time: u64, duration: Option<u64>) -> Option<i128> {
-        let start = i128::from(self.begin(time)) * self.parts;
-        let exact = i128::from(time) * self.parts;
-        let nominal = self
-            .settings
-            .input_rate
-            .map(|rate| i128::from(SECOND) * i128::from(rate.denom) * (self.parts / i128::from(rate.numer)));
-        let mut at = exact;
-        if let Some(nominal) = nominal {
-            let grid = start + (exact - start + nominal / 2).div_euclid(nominal) * nominal;
-            let is_near = (exact - grid).abs() <= (ROUNDED * self.parts).min(nominal / 4);
-            if is_near && (self.last.is_none() || grid > self.told) {
-                at = grid;
-            }
-        }
+        self.begin(time);
+        let at = self.at(time);
+        let nominal = self.nominal();
         let before = self.last.map(|_| self.told);
         if before.is_some_and(|before| at <= before) {
             return None;
@@ -344,6 +379,22 @@ impl Planner {
         self.told = at;
         self.end = at + lasts;
         Some(at)
+    }
+
+    /// How long a frame lasts by the input's rate, in parts.
+    fn nominal(&self) -> Option<i128> {
+        let rate = self.settings.input_rate?;
+        Some(i128::from(SECOND) * i128::from(rate.denom) * (self.parts / i128::from(rate.numer)))
+    }
+
+    /// Where a frame is whose timestamp may be rounded, in parts.
+    fn at(&self, time: u64) -> i128 {
+        let exact = i128::from(time) * self.parts;
+        let Some(nominal) = self.nominal() else { return exact };
+        let start = i128::from(self.start.unwrap_or(time)) * self.parts;
+        let grid = start + (exact - start + nominal / 2).div_euclid(nominal) * nominal;
+        let is_near = (exact - grid).abs() <= (ROUNDED * self.parts).min(nominal / 4);
+        if is_near && (self.last.is_none() || grid > self.told) { grid } else { exact }
     }
 
     /// The input's time that the next output frame shows, in parts.
@@ -419,6 +470,27 @@ fn gcd(mut a: u128, mut b: u128) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Planner {
+        fn all(&mut self) -> Vec<Output> {
+            std::iter::from_fn(|| self.next()).collect()
+        }
+
+        fn push(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
+            self.tell(time, duration);
+            self.all()
+        }
+
+        fn repeat(&mut self, time: u64, duration: Option<u64>) -> Vec<Output> {
+            self.tell_repeated(time, duration);
+            self.all()
+        }
+
+        fn finish(&mut self, end: Option<u64>) -> Vec<Output> {
+            self.tell_end(end);
+            self.all()
+        }
+    }
 
     fn fraction(numer: u64, denom: u64) -> Fraction {
         Fraction::new(numer, denom).unwrap()

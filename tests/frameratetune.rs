@@ -307,8 +307,11 @@ fn a_flush_forgets_the_frame_before() {
 
 #[test]
 fn latency_is_a_frame_of_the_input() {
-    let bench = Bench::new("mode=blend", SIZE, "10/1", "20/1");
+    let bench = Bench::new("mode=duplicate", SIZE, "10/1", "20/1");
     assert_eq!(bench.harness.query_latency(), Some(ms(100)));
+    // And of those that are looked past.
+    let bench = Bench::new("mode=blend max-repeats=2", SIZE, "10/1", "20/1");
+    assert_eq!(bench.harness.query_latency(), Some(ms(300)));
     let bench = Bench::new("mode=retime", SIZE, "10/1", "20/1");
     assert_eq!(bench.harness.query_latency().unwrap_or_default(), gst::ClockTime::ZERO);
 }
@@ -326,6 +329,56 @@ fn who_writes_to_a_frame_does_not_write_to_the_next() {
         map.fill(99);
     }
     assert!(!seen.contains(&99) && seen.len() >= 4, "{seen:?}");
+}
+
+#[test]
+fn frames_that_come_too_late_are_left_out() {
+    let frames = shades(&[10, 20, 200, 30]);
+    for mode in ["duplicate", "blend"] {
+        let mut bench = Bench::new(&format!("mode={mode}"), SIZE, "10/1", "10/1");
+        for (frame, at) in frames.iter().zip([0, 100, 30, 200]) {
+            bench.push(frame, ms(at), ms(100)).unwrap();
+        }
+        let seen: Vec<_> = bench.end().iter().map(|buffer| bytes(buffer)[0]).collect();
+        assert_eq!(seen, [10, 20, 30], "{mode}");
+    }
+}
+
+#[test]
+fn a_jump_in_time_is_filled_as_it_is_asked_for() {
+    // Years of frames: the first of them come at once, and a flush ends it.
+    register();
+    let frames = shades(&[10, 20]);
+    let mut bench = Bench::new("mode=duplicate", SIZE, "30/1", "60/1");
+    bench.push(&frames[0], ms(0), ms(33)).unwrap();
+    let (say, hear) = std::sync::mpsc::channel();
+    let count = std::sync::atomic::AtomicUsize::new(1);
+    bench.element.static_pad("src").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 100 {
+            say.send(()).unwrap();
+        }
+        gst::PadProbeReturn::Drop
+    });
+    let pad = bench.harness.srcpad().unwrap();
+    let mut buffer = gst::Buffer::from_slice(frames[1].clone());
+    buffer.get_mut().unwrap().set_pts(gst::ClockTime::from_seconds(1_700_000_000));
+    let pushing = std::thread::spawn(move || pad.push(buffer));
+    hear.recv().unwrap();
+    assert!(bench.harness.push_event(gst::event::FlushStart::new()));
+    assert_eq!(pushing.join().unwrap(), Err(gst::FlowError::Flushing));
+}
+
+#[test]
+fn a_gap_at_the_end_is_held_over_too() {
+    let frames = shades(&[10, 20]);
+    let mut bench = Bench::new("mode=duplicate speed=1/2", SIZE, "10/1", "10/1");
+    bench.push(&frames[0], ms(0), ms(100)).unwrap();
+    bench.push(&frames[1], ms(100), ms(100)).unwrap();
+    let gap = gst::event::Gap::builder(ms(200)).duration(ms(300)).build();
+    assert!(bench.harness.push_event(gap));
+    let buffers = bench.end();
+    let last = buffers.last().unwrap();
+    assert_eq!(last.pts().unwrap() + last.duration().unwrap(), ms(1000));
 }
 
 #[test]

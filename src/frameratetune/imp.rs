@@ -215,7 +215,7 @@ impl FrameRateTune {
 
     /// A tuner for a frame at `time`, which is its first.
     fn tuner(&self, time: gst::ClockTime) -> Result<Tuner, gst::FlowError> {
-        let (plan, segment, next, out_start) = {
+        let (plan, next, begin, stretched) = {
             let state = self.state.lock().unwrap();
             let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
             if run.has_failed {
@@ -223,19 +223,17 @@ impl FrameRateTune {
             }
             let plan = run.plan.clone().ok_or(gst::FlowError::NotNegotiated)?;
             let start = run.segment.start().unwrap_or_default();
-            let out_start = if run.is_stretched() { run.stretched(start, false) } else { Some(start) };
-            (plan, run.segment.clone(), run.next, out_start.unwrap_or(start))
+            // Long before the first frame there is nothing to show.
+            let begin = if time < start + gst::ClockTime::SECOND { start } else { time };
+            let stretched = if run.is_stretched() { run.stretched(begin, false).unwrap_or(begin) } else { begin };
+            (plan, run.next, begin, stretched)
         };
         let is_stretched = plan.stretch.is_none_or(|(numer, denom)| numer != denom);
-        let start = segment.start().unwrap_or_default();
-        // Long before the first frame there is nothing to show.
-        let is_near = time < start + gst::ClockTime::SECOND;
-        let begin = if is_near { start } else { time };
         let (origin, offset) = match next {
             // The output goes on where it was, at times of its own.
             Some(next) if is_stretched => (time.nseconds(), i128::from(next) - i128::from(time.nseconds())),
             Some(next) => (next, 0),
-            None => (begin.nseconds(), i128::from(out_start.nseconds()) - i128::from(start.nseconds())),
+            None => (begin.nseconds(), i128::from(stretched.nseconds()) - i128::from(begin.nseconds())),
         };
         let settings = timing::Settings { origin: Some(origin), ..plan.settings };
         let planner = Planner::new(settings).map_err(|err| {
@@ -308,6 +306,9 @@ impl FrameRateTune {
         let mut output = segment;
         let stretched = |time: Option<gst::ClockTime>| time.and_then(|time| run.stretched(time, false));
         let (start, stop, time) = (stretched(output.start()), stretched(output.stop()), stretched(output.time()));
+        let (base, offset) = (stretched(output.base()), stretched(output.offset()));
+        output.set_base(base.or(output.base()));
+        output.set_offset(offset.or(output.offset()));
         output.set_start(start.or(output.start()));
         output.set_stop(stop);
         output.set_time(time.or(output.time()));
@@ -464,9 +465,17 @@ impl BaseTransformImpl for FrameRateTune {
                     (timing::Mode::Retime, None) => None,
                     _ => Some((speed.denom(), speed.numer())),
                 };
+                // A frame is known with the next one, or with the next that differs.
+                let longest = run.settings.max_gap.nseconds();
                 let latency = match (mode, input_rate) {
-                    (timing::Mode::Retime, _) | (_, None) => None,
-                    (_, Some(rate)) => Some(gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer()),
+                    (timing::Mode::Retime, _) => None,
+                    (_, None) => Some(longest),
+                    (_, Some(rate)) => {
+                        let frame = gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer();
+                        let repeats =
+                            if mode == timing::Mode::Interpolate { run.settings.max_repeats as u64 } else { 0 };
+                        Some(frame.saturating_mul(repeats + 1).min(longest.max(frame)))
+                    }
                 };
                 let settings = timing::Settings {
                     speed,
@@ -511,6 +520,13 @@ impl BaseTransformImpl for FrameRateTune {
                     query.set(is_live, min.saturating_add(more), max.map(|max| max.saturating_add(more)));
                 }
             }
+            gst::QueryViewMut::Position(query) if run.is_stretched() => {
+                if let gst::GenericFormattedValue::Time(Some(time)) = query.result()
+                    && let Some(time) = run.stretched(time, false)
+                {
+                    query.set(time);
+                }
+            }
             gst::QueryViewMut::Duration(query) if run.is_stretched() => {
                 if let gst::GenericFormattedValue::Time(Some(time)) = query.result()
                     && let Some(time) = run.stretched(time, false)
@@ -524,8 +540,17 @@ impl BaseTransformImpl for FrameRateTune {
     }
 
     fn src_event(&self, event: gst::Event) -> bool {
-        let gst::EventView::Seek(seek) = event.view() else { return self.parent_src_event(event) };
+        let seek = match event.view() {
+            gst::EventView::Seek(seek) => seek,
+            // Whatever decoders leave out is filled up here: nothing is gained by it.
+            gst::EventView::Qos(_) if !self.obj().property::<bool>("qos") => return true,
+            _ => return self.parent_src_event(event),
+        };
         let (rate, flags, start_type, start, stop_type, stop) = seek.get();
+        if rate < 0.0 {
+            gst::warning!(CAT, imp = self, "rate={rate} is not possible: frames are planned forwards");
+            return false;
+        }
         let changed = {
             let state = self.state.lock().unwrap();
             let back = |value: gst::GenericFormattedValue| match (value, &state.run) {
@@ -581,14 +606,25 @@ impl BaseTransformImpl for FrameRateTune {
                     event = changed;
                 }
             }
-            gst::EventView::Eos(_) => {
+            gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) | gst::EventView::StreamStart(_) => {
                 let _ = self.drain();
             }
-            // The frame before it is held over it, once the one behind it is there.
-            gst::EventView::Gap(_) => {
+            // The frame before it is held over it.
+            gst::EventView::Gap(gap) => {
+                let (time, duration) = gap.get();
                 if let Some(tuner) = self.tuner.lock().unwrap().as_mut() {
-                    tuner.disconnect();
+                    tuner.hold((time + duration.unwrap_or_default()).nseconds());
                     return true;
+                }
+                let state = self.state.lock().unwrap();
+                let stretched = |time| state.run.as_ref().and_then(|run| run.stretched(time, false));
+                if let Some(time) = stretched(time) {
+                    let longer = duration.and_then(stretched);
+                    let gap = gst::event::Gap::builder(time).seqnum(gap.seqnum());
+                    event = match longer {
+                        Some(duration) => gap.duration(duration).build(),
+                        None => gap.build(),
+                    };
                 }
             }
             _ => {}

@@ -14,8 +14,8 @@ use crate::engine::{Error, Result};
 use crate::timing::{Counts, Output, Planner, Source};
 use crate::video;
 
-/// Frames that are kept: the last two that differ, and one that came too late perhaps.
-const KEPT: usize = 3;
+/// Frames that are kept: the last two that differ.
+const KEPT: usize = 2;
 
 /// What makes frames between two.
 #[derive(Clone)]
@@ -131,9 +131,7 @@ pub struct Tuner {
     /// What is added to the planner's times, in nanoseconds.
     offset: i128,
     held: VecDeque<Held>,
-    /// What is to be made of the frames in hand.
-    planned: VecDeque<Output>,
-    /// What has been begun of it.
+    /// What has been begun.
     begun: VecDeque<(Output, Work)>,
     /// The precision that did not suffice for a frame.
     redone: Option<&'static str>,
@@ -145,15 +143,7 @@ const AHEAD: usize = 2;
 impl Tuner {
     /// A tuner that has nothing yet.
     pub fn new(format: Arc<Format>, planner: Planner, offset: i128) -> Self {
-        Self {
-            format,
-            planner,
-            offset,
-            held: VecDeque::new(),
-            planned: VecDeque::new(),
-            begun: VecDeque::new(),
-            redone: None,
-        }
+        Self { format, planner, offset, held: VecDeque::new(), begun: VecDeque::new(), redone: None }
     }
 
     /// What has been given so far.
@@ -171,11 +161,21 @@ impl Tuner {
         self.planner.disconnect();
     }
 
+    /// Says that nothing comes until `end`, in nanoseconds: the last frame is held.
+    pub fn hold(&mut self, end: u64) {
+        self.planner.hold(end);
+    }
+
     /// Takes a frame. Those that are known with it come from [`Self::next`], and must be taken before the next is pushed.
     ///
     /// # Errors
     /// Those of the engine.
     pub fn push(&mut self, buffer: gst::Buffer, time: u64, cancel: &Cancel) -> Result<()> {
+        if !self.planner.accepts(time) {
+            // It counts, and is left out.
+            self.planner.tell(time, None);
+            return Ok(());
+        }
         let duration = buffer.duration().map(gst::ClockTime::nseconds).filter(|&duration| duration > 0);
         let number = self.planner.counts().input;
         let (mut bytes, mut seen) = (None, None);
@@ -197,7 +197,7 @@ impl Tuner {
                 (seen, judgement) = self.format.see(&packed, last.and_then(|last| last.seen.clone()), cancel)?;
             }
             if is_same || judgement.is_some_and(|told| params.is_static(&told)) {
-                self.planned.extend(self.planner.repeat(time, duration));
+                self.planner.tell_repeated(time, duration);
                 return Ok(());
             }
             if judgement.is_some_and(|told| params.is_cut(&told)) {
@@ -209,13 +209,13 @@ impl Tuner {
         while self.held.len() > KEPT {
             self.held.pop_front();
         }
-        self.planned.extend(self.planner.push(time, duration));
+        self.planner.tell(time, duration);
         Ok(())
     }
 
     /// Plans what there is at the end: the last frame is held for its full time.
     pub fn finish(&mut self) {
-        self.planned.extend(self.planner.finish(None));
+        self.planner.tell_end(None);
     }
 
     /// The precision that did not suffice for a frame since this was asked last.
@@ -253,8 +253,9 @@ impl Tuner {
     /// # Errors
     /// Those of the engine.
     pub fn next(&mut self, cancel: &Cancel) -> Result<Option<gst::Buffer>> {
+        cancel.check()?;
         while self.begun.len() < AHEAD
-            && let Some(output) = self.planned.pop_front()
+            && let Some(output) = self.planner.next()
         {
             let work = self.begin(&output, cancel)?;
             self.begun.extend(work.map(|work| (output, work)));
