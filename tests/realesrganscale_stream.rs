@@ -446,7 +446,7 @@ fn sizes_that_do_not_meet_are_explained() {
     let errors = bench.messages(gst::MessageType::Error);
     let gst::MessageView::Error(error) = errors[0].view() else { unreachable!() };
     let text = error.error().to_string();
-    assert!(text.contains("outscale=2 was set") && text.contains("width=(int)100"), "{text}");
+    assert!(text.contains("outscale=2 was set, and makes 24x16") && text.contains("width=(int)100"), "{text}");
 }
 
 #[test]

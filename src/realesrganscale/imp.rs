@@ -18,7 +18,7 @@ use super::meta;
 use super::queue::{Format, Incident, Queue, Stats};
 use super::settings::{self, Settings};
 use crate::engine::device::{DeviceChoice, kind_name};
-use crate::engine::esrgan::{Architecture, Model, ModelFile, Task, inspect};
+use crate::engine::esrgan::{Architecture, Model, ModelFile, Task, inspect, scaled};
 use crate::engine::worker::Cancel;
 use crate::engine::{Error, Result};
 use crate::{errors, filter, models, progress, video};
@@ -244,8 +244,11 @@ impl RealEsrganScale {
         }
         let possible = caps::transform(gst::PadDirection::Sink, caps, factor).to_string();
         let wanted = pad.peer_query_caps(None);
-        let set = match factor {
-            Some(Factor { factor, is_set: true }) => format!("outscale={factor} was set; "),
+        let set = match (factor, VideoInfo::from_caps(caps)) {
+            (Some(Factor { factor, is_set: true }), Ok(info)) => {
+                let [width, height] = [info.width(), info.height()].map(|side| scaled(side.into(), factor));
+                format!("outscale={factor} was set, and makes {width}x{height}: unset it, or ask for that size; ")
+            }
             _ => String::new(),
         };
         let _ = self.fail(gst::error_msg!(
