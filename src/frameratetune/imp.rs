@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! The element's virtual functions: frames and their times in, frames at the output's times out.
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use glib::subclass::prelude::*;
@@ -53,14 +54,8 @@ struct State {
 
 /// One run, from READY to PAUSED and back.
 struct Run {
-    settings: Settings,
-    device: Device,
-    kind: Kind,
-    /// The model's file, if there is one.
-    model: Option<std::path::PathBuf>,
+    setup: Arc<Setup>,
     worker: Option<Arc<Worker<Model>>>,
-    /// Tells the load that the end of it was wanted.
-    closing: Cancel,
     plan: Option<Plan>,
     /// The input's segment.
     segment: gst::FormattedSegment<gst::ClockTime>,
@@ -69,6 +64,17 @@ struct Run {
     has_failed: bool,
     has_warned: bool,
     has_fallen_back: bool,
+}
+
+/// What does not change in a run.
+struct Setup {
+    settings: Settings,
+    device: Device,
+    kind: Kind,
+    /// The model's file, if there is one.
+    model: Option<PathBuf>,
+    /// Tells the load that the end of it was wanted.
+    closing: Cancel,
 }
 
 /// What was negotiated.
@@ -115,12 +121,8 @@ impl FrameRateTune {
             inspect(path).map_err(error)?;
         }
         Ok(Run {
-            settings,
-            device,
-            kind,
-            model,
+            setup: Arc::new(Setup { settings, device, kind, model, closing: Cancel::default() }),
             worker: None,
-            closing: Cancel::default(),
             plan: None,
             segment: gst::FormattedSegment::new(),
             next: None,
@@ -131,22 +133,26 @@ impl FrameRateTune {
     }
 
     /// What makes frames between two of this rate at that one; and whether a model was missing.
-    fn means(&self, run: &mut Run, rises: bool) -> (timing::Mode, Means, bool) {
-        match run.settings.mode {
-            Mode::Retime => (timing::Mode::Retime, Means::None, false),
-            Mode::Blend => (timing::Mode::Interpolate, Means::Blend, false),
-            Mode::Interpolate | Mode::Auto if rises || run.settings.mode == Mode::Interpolate => match &run.model {
-                None => (timing::Mode::Duplicate, Means::None, true),
-                Some(path) => {
-                    let worker = run.worker.get_or_insert_with(|| {
-                        let element = self.obj().upcast_ref::<gst::Element>().clone();
-                        let (device, kind) = (run.device, run.kind);
-                        progress::loading(&element, path, &run.closing, || Model::shared(path, device, kind))
-                    });
-                    (timing::Mode::Interpolate, Means::Rife(worker.clone()), false)
-                }
-            },
-            _ => (timing::Mode::Duplicate, Means::None, false),
+    fn means(
+        &self,
+        setup: &Setup,
+        worker: &mut Option<Arc<Worker<Model>>>,
+        rises: bool,
+    ) -> (timing::Mode, Means, bool) {
+        match (setup.settings.mode, &setup.model) {
+            (Mode::Retime, _) => (timing::Mode::Retime, Means::None, false),
+            (Mode::Blend, _) => (timing::Mode::Interpolate, Means::Blend, false),
+            (Mode::Duplicate, _) => (timing::Mode::Duplicate, Means::None, false),
+            (Mode::Auto, _) if !rises => (timing::Mode::Duplicate, Means::None, false),
+            (Mode::Auto | Mode::Interpolate, None) => (timing::Mode::Duplicate, Means::None, true),
+            (Mode::Auto | Mode::Interpolate, Some(path)) => {
+                let worker = worker.get_or_insert_with(|| {
+                    let obj = self.obj();
+                    let load = || Model::shared(path, setup.device, setup.kind);
+                    progress::loading(obj.upcast_ref(), path, &setup.closing, load)
+                });
+                (timing::Mode::Interpolate, Means::Rife(worker.clone()), false)
+            }
         }
     }
 
@@ -404,7 +410,7 @@ impl BaseTransformImpl for FrameRateTune {
         *self.tuner.lock().unwrap() = None;
         if let Some(run) = run {
             // The model's thread ends by itself.
-            run.closing.cancel();
+            run.setup.closing.cancel();
         }
         Ok(())
     }
@@ -455,43 +461,39 @@ impl BaseTransformImpl for FrameRateTune {
         if let Err(err) = self.drain() {
             gst::debug!(CAT, imp = self, "{err:?} before new caps");
         }
-        let mut run = self.state.lock().unwrap().run.take();
-        let is_missing = match &mut run {
-            Some(run) => {
-                let speed = fraction(run.settings.speed).unwrap_or(Fraction::ONE);
-                let (mode, means, is_missing) = self.means(run, rises(input_rate, speed, rate));
-                let stretch = match (mode, input_rate) {
-                    (timing::Mode::Retime, Some(input)) => ratio(input, rate),
-                    (timing::Mode::Retime, None) => None,
-                    _ => Some((speed.denom(), speed.numer())),
-                };
-                // A frame is known with the next one, or with the next that differs.
-                let longest = run.settings.max_gap.nseconds();
-                let latency = match (mode, input_rate) {
-                    (timing::Mode::Retime, _) => None,
-                    (_, None) => Some(longest),
-                    (_, Some(rate)) => {
-                        let frame = gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer();
-                        let repeats =
-                            if mode == timing::Mode::Interpolate { run.settings.max_repeats as u64 } else { 0 };
-                        Some(frame.saturating_mul(repeats + 1).min(longest.max(frame)))
-                    }
-                };
-                let settings = timing::Settings {
-                    speed,
-                    input_rate,
-                    longest: run.settings.max_gap.nseconds(),
-                    repeats: run.settings.max_repeats as u32,
-                    ..timing::Settings::new(mode, rate)
-                };
-                gst::info!(CAT, imp = self, "{settings:?}");
-                let format = Arc::new(Format { info: input, layout, means, params: run.settings.params });
-                run.plan = Some(Plan { format, settings, stretch, latency });
-                is_missing && !std::mem::replace(&mut run.has_fallen_back, true)
-            }
-            None => return Err(gst::loggable_error!(CAT, "caps for an element that is not running")),
+        let known = self.state.lock().unwrap().run.as_ref().map(|run| (run.setup.clone(), run.worker.clone()));
+        let (setup, mut worker) =
+            known.ok_or_else(|| gst::loggable_error!(CAT, "caps for an element that is not running"))?;
+        let speed = fraction(setup.settings.speed).unwrap_or(Fraction::ONE);
+        let (mode, means, is_missing) = self.means(&setup, &mut worker, rises(input_rate, speed, rate));
+        let stretch = match (mode, input_rate) {
+            (timing::Mode::Retime, Some(input)) => ratio(input, rate),
+            (timing::Mode::Retime, None) => None,
+            _ => Some((speed.denom(), speed.numer())),
         };
-        self.state.lock().unwrap().run = run;
+        // A frame is known with the next one, or with the next that differs.
+        let longest = setup.settings.max_gap.nseconds();
+        let latency = match (mode, input_rate) {
+            (timing::Mode::Retime, _) => None,
+            (_, None) => Some(longest),
+            (_, Some(rate)) => {
+                let frame = gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer();
+                let repeats = if mode == timing::Mode::Interpolate { setup.settings.max_repeats as u64 } else { 0 };
+                Some(frame.saturating_mul(repeats + 1).min(longest.max(frame)))
+            }
+        };
+        let repeats = setup.settings.max_repeats as u32;
+        let settings = timing::Settings { speed, input_rate, longest, repeats, ..timing::Settings::new(mode, rate) };
+        gst::info!(CAT, imp = self, "{settings:?}");
+        let format = Arc::new(Format { info: input, layout, means, params: setup.settings.params });
+        let is_missing = {
+            let mut state = self.state.lock().unwrap();
+            let run = state.run.as_mut();
+            let run = run.ok_or_else(|| gst::loggable_error!(CAT, "caps for an element that has stopped"))?;
+            run.worker = worker;
+            run.plan = Some(Plan { format, settings, stretch, latency });
+            is_missing && !std::mem::replace(&mut run.has_fallen_back, true)
+        };
         let obj = self.obj();
         if is_missing {
             let text = "there is no RIFE model, so frames are duplicated where the rate rises; model-path can name one";
