@@ -465,6 +465,8 @@ fn wrong_settings_end_in_one_clear_error() {
         ),
         ("scale=3", ["scale=3", "use 0.25"]),
         ("scene-threshold=2", ["scene-threshold=2", "0 to 1"]),
+        ("speed=0/1", ["speed=0 is not possible", "a fraction above 0"]),
+        ("fps=-5/1", ["fps=-5 is not possible", "or 0/1"]),
         ("max-repeats=-1", ["max-repeats=-1", "0 or more"]),
         ("device=gpu", ["device=gpu", "use auto, cpu"]),
     ] {

@@ -75,8 +75,8 @@ impl Default for Settings {
 /// says what is, when the element starts, and not in a warning of GObject's.
 pub fn properties() -> Vec<glib::ParamSpec> {
     let default = Settings::default();
-    let most = gst::Fraction::new(i32::MAX, 1);
-    let fraction = |name, nick, blurb, least, default| {
+    let (least, most) = (gst::Fraction::new(-i32::MAX, 1), gst::Fraction::new(i32::MAX, 1));
+    let fraction = |name, nick, blurb, default| {
         gst::ParamSpecFraction::builder(name)
             .nick(nick)
             .blurb(blurb)
@@ -100,7 +100,6 @@ pub fn properties() -> Vec<glib::ParamSpec> {
             "fps",
             "Frame rate",
             "Frames per second of the output (0/1 = what downstream's caps ask for, else the input's rate)",
-            gst::Fraction::new(0, 1),
             default.fps,
         ),
         fraction(
@@ -108,7 +107,6 @@ pub fn properties() -> Vec<glib::ParamSpec> {
             "Speed",
             "How many times faster the output is than the input: 1/4 is slow motion, and takes four times as long. Of no \
              effect with mode=retime",
-            gst::Fraction::new(1, i32::MAX),
             default.speed,
         ),
         glib::ParamSpecString::builder("model-path")
@@ -172,6 +170,12 @@ impl Settings {
     /// [`Error::Param`] for the first value that is out of its range.
     pub fn validate(&self) -> Result<()> {
         self.params.validate()?;
+        if self.fps.numer() < 0 {
+            return Err(Error::param("fps", self.fps, "use a fraction above 0, or 0/1 for what downstream asks for"));
+        }
+        if self.speed.numer() <= 0 {
+            return Err(Error::param("speed", self.speed, "use a fraction above 0, as 1/4 for slow motion"));
+        }
         if self.max_repeats < 0 {
             return Err(Error::param("max_repeats", self.max_repeats, "use 0 or more"));
         }
