@@ -107,6 +107,12 @@ impl Settings {
     pub fn new(mode: Mode, rate: Fraction) -> Self {
         Self { mode, rate, speed: Fraction::ONE, input_rate: None, origin: None, longest: SECOND, repeats: 3 }
     }
+
+    /// Whether the output's frames are at the same times.
+    pub fn is_same_output(&self, other: &Self) -> bool {
+        let same = |settings: &Self| (settings.rate, settings.speed, settings.mode == Mode::Retime);
+        same(self) == same(other)
+    }
 }
 
 /// What an output frame is made of. Input frames are counted from 0, in the order in which they were told.
@@ -132,10 +138,12 @@ pub struct Output {
     pub number: u64,
     /// Its time in nanoseconds: the origin and `number` / rate, cut off to nanoseconds, as GStreamer's elements do.
     pub time: u64,
-    /// How long it is shown, in nanoseconds: until the next one, or the end.
+    /// How long it is shown, in nanoseconds: until the next one. If there is none, [`Planner::end_time`] may come before.
     pub duration: u64,
     /// What it is made of.
     pub source: Source,
+    /// Whether the output frame before shows the same frame of the input.
+    pub is_repeated: bool,
 }
 
 /// What has been planned so far.
@@ -184,6 +192,8 @@ pub struct Planner {
     /// The first frame's timestamp.
     start: Option<u64>,
     origin: u64,
+    /// The number of the output frame that comes next.
+    number: u64,
     last: Option<Frame>,
     /// The time of the last frame that was told, a repeated one perhaps, in parts.
     told: i128,
@@ -209,8 +219,8 @@ enum Upcoming {
     Frame(Frame),
     /// Too many frames that repeat the last one, up to this time, in parts.
     Repeated(i128),
-    /// The end, in parts.
-    End(i128),
+    /// Nothing, up to this time, in parts.
+    Nothing(i128),
 }
 
 impl Planner {
@@ -237,6 +247,7 @@ impl Planner {
             step,
             start: None,
             origin: origin.unwrap_or(0),
+            number: 0,
             last: None,
             told: 0,
             end: 0,
@@ -256,7 +267,37 @@ impl Planner {
     /// The time of the output frame that comes next, in nanoseconds. `None` if no frame has said when the output
     /// begins.
     pub fn next_time(&self) -> Option<u64> {
-        (self.settings.origin.is_some() || self.start.is_some()).then(|| self.time_of(self.counts.output))
+        (self.settings.origin.is_some() || self.start.is_some()).then(|| self.time_of(self.number))
+    }
+
+    /// The output's time at which what was told so far ends, in nanoseconds. `None` if there is no other than that of the
+    /// frame that comes next.
+    pub fn end_time(&self) -> Option<u64> {
+        (self.settings.mode != Mode::Retime && self.last.is_some()).then(|| self.shown_at(self.end))
+    }
+
+    /// A plan that goes on where this one has come to, with a frame at `time`, in nanoseconds; and what is to be added to
+    /// its output times for them to be of this one's time. Output frames have the times that they would have had here if
+    /// rate and speed are the same. If not, they go on from the end of the last one: `is_cut` tells that it was cut off
+    /// where the input ended.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn follow(&self, settings: Settings, time: u64, is_cut: bool) -> Result<(Self, i128), TooFine> {
+        if settings.is_same_output(&self.settings) && !is_cut {
+            let next = Self::new(Settings { origin: Some(self.origin), ..settings })?;
+            return Ok((Self { number: self.number, ..next }, 0));
+        }
+        if self.settings.mode == Mode::Retime {
+            let next = Self::new(Settings { origin: Some(time), ..settings })?;
+            return Ok((next, i128::from(self.time_of(self.number)) - i128::from(time)));
+        }
+        let reached = if is_cut { self.end } else { self.position() };
+        let at = i128::from(time) * self.parts;
+        let begin = if at - reached < i128::from(SECOND) * self.parts { reached } else { at };
+        let origin = u64::try_from(begin / self.parts).unwrap_or(time);
+        let next = Self::new(Settings { origin: Some(origin), ..settings })?;
+        Ok((next, i128::from(self.shown_at(begin)) - i128::from(origin)))
     }
 
     /// Whether a frame at this time, in nanoseconds, is later than those before. Others are left out.
@@ -304,11 +345,11 @@ impl Planner {
         match self.upcoming? {
             Upcoming::Passed(number) => {
                 self.upcoming = None;
-                return Some(self.output(Source::At(number), None));
+                return Some(self.output(Source::At(number)));
             }
             Upcoming::Frame(frame) => {
                 if let Some(source) = self.source(self.position(), frame) {
-                    return Some(self.output(source, None));
+                    return Some(self.output(source));
                 }
                 self.last = Some(frame);
                 self.repeated = 0;
@@ -317,14 +358,14 @@ impl Planner {
             Upcoming::Repeated(at) => {
                 let last = self.last?;
                 if self.position() <= at + snap {
-                    return Some(self.output(Source::At(last.number), None));
+                    return Some(self.output(Source::At(last.number)));
                 }
                 self.last = Some(Frame { at, ..last });
             }
-            Upcoming::End(end) => {
+            Upcoming::Nothing(end) => {
                 let last = self.last?;
                 if self.position() < end - snap {
-                    return Some(self.output(Source::At(last.number), Some(end)));
+                    return Some(self.output(Source::At(last.number)));
                 }
             }
         }
@@ -336,6 +377,7 @@ impl Planner {
     pub fn hold(&mut self, end: u64) {
         self.end = self.end.max(i128::from(end) * self.parts);
         self.is_connected = false;
+        self.tell_end();
     }
 
     /// Says that the next frame does not follow the last one: a discontinuity. The last frame is held until then.
@@ -343,19 +385,25 @@ impl Planner {
         self.is_connected = false;
     }
 
-    /// Ends the input: the last frame is held for its full time, which ends at `end`, in nanoseconds, or when its
-    /// duration says; or else after as long as the input's rate, or the frame before, has lasted. The last output frame
-    /// ends with it, if it comes now: one that was known with the last input frame has its whole time. Nothing may be
-    /// told afterwards.
-    pub fn tell_end(&mut self, end: Option<u64>) {
-        let end = end.map_or(self.end, |end| i128::from(end) * self.parts);
-        self.upcoming = self.last.map(|_| Upcoming::End(end));
+    /// Ends the input: the last frame is held for its full time, which its duration says; or else for as long as the input's
+    /// rate, or the frame before, has lasted.
+    pub fn tell_end(&mut self) {
+        self.upcoming = self.last.map(|_| Upcoming::Nothing(self.end));
     }
 
     /// Notes the first frame's time.
     fn begin(&mut self, time: u64) -> u64 {
         if self.start.is_none() && self.settings.origin.is_none() {
             self.origin = time;
+        }
+        // A plan that goes on does not fill up what is long past.
+        let since = i128::from(time) * self.parts - self.position();
+        if self.start.is_none()
+            && self.number > 0
+            && self.settings.mode != Mode::Retime
+            && since >= i128::from(SECOND) * self.parts
+        {
+            self.number += (since / self.step) as u64 + u64::from(since % self.step > 0);
         }
         *self.start.get_or_insert(time)
     }
@@ -399,7 +447,7 @@ impl Planner {
 
     /// The input's time that the next output frame shows, in parts.
     fn position(&self) -> i128 {
-        i128::from(self.origin) * self.parts + i128::from(self.counts.output) * self.step
+        i128::from(self.origin) * self.parts + i128::from(self.number) * self.step
     }
 
     /// What is shown at `position`, if it is not behind the frame `next`.
@@ -438,25 +486,29 @@ impl Planner {
         self.origin.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
     }
 
-    /// The next output frame; `end` is the input's time at which the output ends, in parts.
-    fn output(&mut self, source: Source, end: Option<i128>) -> Output {
-        let number = self.counts.output;
-        let (time, mut until) = (self.time_of(number), self.time_of(number + 1));
-        if let Some(end) = end {
-            let Settings { speed, .. } = self.settings;
-            let input = (end - i128::from(self.origin) * self.parts).max(0) as u128 / self.parts.unsigned_abs();
-            let lasts = input.saturating_mul(speed.denom.into()) / u128::from(speed.numer);
-            until = until.min(self.origin.saturating_add(u64::try_from(lasts).unwrap_or(u64::MAX))).max(time);
-        }
+    /// The output's time for a time of the input, in nanoseconds.
+    fn shown_at(&self, at: i128) -> u64 {
+        let Settings { speed, .. } = self.settings;
+        let input = (at - i128::from(self.origin) * self.parts).max(0) as u128 / self.parts.unsigned_abs();
+        let since = input.saturating_mul(speed.denom.into()) / u128::from(speed.numer);
+        self.origin.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+
+    /// The next output frame.
+    fn output(&mut self, source: Source) -> Output {
+        let number = self.number;
+        let (time, until) = (self.time_of(number), self.time_of(number + 1));
+        let is_repeated = self.shown == Some(source);
+        self.number += 1;
         self.counts.output += 1;
         match source {
-            Source::At(_) if self.shown == Some(source) => self.counts.duplicated += 1,
+            Source::At(_) if is_repeated => self.counts.duplicated += 1,
             Source::At(_) => self.counts.dropped -= 1,
             Source::Between { .. } => self.counts.interpolated += 1,
         }
         // A frame may be shown, then one between it and the next; it is not shown again behind that.
         self.shown = Some(source);
-        Output { number, time, duration: until - time, source }
+        Output { number, time, duration: until - time, source, is_repeated }
     }
 }
 
@@ -486,8 +538,8 @@ mod tests {
             self.all()
         }
 
-        fn finish(&mut self, end: Option<u64>) -> Vec<Output> {
-            self.tell_end(end);
+        fn finish(&mut self) -> Vec<Output> {
+            self.tell_end();
             self.all()
         }
     }
@@ -505,7 +557,7 @@ mod tests {
     /// All that comes of frames at these times.
     fn all(planner: &mut Planner, times: impl IntoIterator<Item = u64>, duration: Option<u64>) -> Vec<Output> {
         let mut outputs: Vec<_> = times.into_iter().flat_map(|time| planner.push(time, duration)).collect();
-        outputs.extend(planner.finish(None));
+        outputs.extend(planner.finish());
         outputs
     }
 
@@ -550,8 +602,7 @@ mod tests {
                     for pair in outputs.windows(2) {
                         assert_eq!(pair[0].time + pair[0].duration, pair[1].time);
                     }
-                    let end = outputs.last().map(|last| last.time + last.duration - origin).unwrap();
-                    assert_eq!(end, count * SECOND * d / n);
+                    assert_eq!(planner.end_time(), Some(origin + count * SECOND * d / n));
                 }
             }
         }
@@ -565,7 +616,7 @@ mod tests {
         assert_eq!(sources(&planner.push(40 * MS, None)), [between(0, 1, 2), Source::At(1)]);
         assert_eq!(planner.next_time(), Some(60 * MS));
         // The last one lasts as long as the one before.
-        let rest = planner.finish(None);
+        let rest = planner.finish();
         assert_eq!(sources(&rest), [Source::At(1)]);
         assert_eq!((rest[0].time, rest[0].duration), (60 * MS, 20 * MS));
         let counts = Counts { input: 2, output: 4, duplicated: 1, interpolated: 1, dropped: 0 };
@@ -599,26 +650,70 @@ mod tests {
 
     #[test]
     fn the_last_frame_is_held_for_its_full_time() {
-        let plan = |mode, duration, end| {
+        let plan = |mode, duration, held: Option<u64>| {
             let change = |settings: &mut Settings| settings.input_rate = Some(fraction(12, 1));
             let mut planner = planner(mode, fraction(16, 1), change);
             let mut outputs: Vec<_> = (0..25u64).flat_map(|k| planner.push(k * SECOND / 12, duration)).collect();
-            outputs.extend(planner.finish(end));
-            outputs
+            if let Some(end) = held {
+                planner.hold(end);
+                outputs.extend(planner.all());
+            }
+            outputs.extend(planner.finish());
+            (outputs, planner.end_time())
         };
         for mode in [Mode::Interpolate, Mode::Duplicate] {
             for duration in [None, Some(83_333_333), Some(83 * MS)] {
-                let outputs = plan(mode, duration, None);
-                let last = outputs.last().unwrap();
+                let (outputs, end) = plan(mode, duration, None);
                 // 25/12 s are 33 1/3 frames.
-                assert_eq!((outputs.len(), last.source), (34, Source::At(24)));
-                assert_eq!(last.time + last.duration, 25 * SECOND / 12);
+                assert_eq!((outputs.len(), outputs[33].source, end), (34, Source::At(24), Some(25 * SECOND / 12)));
             }
-            // A frame that lasts longer, and a segment that ends later.
-            let outputs = plan(mode, Some(SECOND), None);
-            assert_eq!(outputs.last().map(|last| last.time + last.duration), Some(3 * SECOND));
-            let outputs = plan(mode, None, Some(5 * SECOND));
-            assert_eq!((outputs.len(), sources(&outputs)[79]), (80, Source::At(24)));
+            // A frame that lasts longer, and nothing for longer.
+            let (outputs, end) = plan(mode, Some(SECOND), None);
+            assert_eq!((outputs.len(), end), (48, Some(3 * SECOND)));
+            let (outputs, end) = plan(mode, None, Some(5 * SECOND));
+            assert_eq!((outputs.len(), outputs[79].source, end), (80, Source::At(24), Some(5 * SECOND)));
+        }
+    }
+
+    #[test]
+    fn a_plan_goes_on_where_another_has_ended() {
+        let of = |rate, speed, origin| {
+            let settings = Settings::new(Mode::Duplicate, fraction(rate, 1));
+            Settings { speed, origin, input_rate: Some(fraction(10, 1)), ..settings }
+        };
+        let before = |speed| {
+            let mut before = Planner::new(of(4, speed, Some(0))).unwrap();
+            let outputs = all(&mut before, (0..3).map(|k| k * 100 * MS), Some(100 * MS));
+            (before, outputs.len())
+        };
+        let after = |before: &Planner, settings, time: u64, is_cut| {
+            let (mut next, offset) = before.follow(settings, time, is_cut).unwrap();
+            let outputs = all(&mut next, [time, time + 100 * MS, time + 200 * MS], Some(100 * MS));
+            let times: Vec<_> = outputs.iter().map(|output| (i128::from(output.time) + offset) as u64 / MS).collect();
+            (times, (i128::from(next.end_time().unwrap()) + offset) as u64 / MS)
+        };
+        // At 4 a second, frames come at 0, 250 ms, 500 ms, ...; the input changes at 300 ms.
+        let (planner, count) = before(Fraction::ONE);
+        assert_eq!((count, planner.end_time()), (2, Some(300 * MS)));
+        assert_eq!(after(&planner, of(4, Fraction::ONE, None), 300 * MS, false), (vec![500], 600));
+        // What is long past is not filled up.
+        assert_eq!(after(&planner, of(4, Fraction::ONE, None), 2310 * MS, false), (vec![2500], 2610));
+        // Another rate begins where the last frame ended, cut off or not.
+        assert_eq!(after(&planner, of(5, Fraction::ONE, None), 300 * MS, true), (vec![300, 500], 600));
+        assert_eq!(after(&planner, of(5, Fraction::ONE, None), 300 * MS, false), (vec![500], 600));
+        assert_eq!(after(&planner, of(5, Fraction::ONE, None), 2310 * MS, true), (vec![2310, 2510], 2610));
+        // At half the speed, all of it takes twice as long.
+        let (planner, count) = before(fraction(1, 2));
+        assert_eq!((count, planner.end_time()), (3, Some(600 * MS)));
+        assert_eq!(after(&planner, of(4, fraction(1, 2), None), 300 * MS, false), (vec![750, 1000], 1200));
+        assert_eq!(after(&planner, of(5, fraction(1, 2), None), 2310 * MS, true), (vec![4620, 4820, 5020], 5220));
+        // Retimed frames follow one another.
+        let retimed = Settings { mode: Mode::Retime, ..of(4, Fraction::ONE, None) };
+        let mut planner = Planner::new(retimed).unwrap();
+        all(&mut planner, [0, 100 * MS, 200 * MS], None);
+        for rate in [fraction(4, 1), fraction(5, 1)] {
+            let (mut next, offset) = planner.follow(Settings { rate, ..retimed }, 9000 * MS, false).unwrap();
+            assert_eq!(i128::from(next.push(9000 * MS, None)[0].time) + offset, i128::from(750 * MS));
         }
     }
 
@@ -628,7 +723,8 @@ mod tests {
         let outputs = all(&mut planner, [5, 5, 90 * MS, 80 * MS], None);
         for (k, output) in (0u64..).zip(&outputs) {
             let time = 5 + k * SECOND / 16;
-            assert_eq!(*output, Output { number: k, time, duration: SECOND / 16, source: Source::At(k) });
+            let source = Source::At(k);
+            assert_eq!(*output, Output { number: k, time, duration: SECOND / 16, source, is_repeated: false });
         }
         assert_eq!(outputs.len(), 4);
         assert_eq!(planner.counts(), Counts { input: 4, output: 4, ..Counts::default() });
@@ -663,18 +759,19 @@ mod tests {
         let plan = |speed: Fraction| {
             let change = |settings: &mut Settings| settings.speed = speed;
             let mut planner = planner(Mode::Interpolate, fraction(10, 1), change);
-            all(&mut planner, (7..11).map(|k| k * 100 * MS), Some(100 * MS))
+            let outputs = all(&mut planner, (7..11).map(|k| k * 100 * MS), Some(100 * MS));
+            (outputs, planner.end_time())
         };
-        let slow = plan(fraction(2, 3));
+        let (slow, end) = plan(fraction(2, 3));
         assert_eq!(
             sources(&slow),
             [Source::At(0), between(0, 2, 3), between(1, 1, 3), Source::At(2), between(2, 2, 3), Source::At(3)]
         );
-        assert_eq!((slow[5].time, slow[5].duration), (1200 * MS, 100 * MS));
-        let fast = plan(fraction(3, 1));
+        assert_eq!((slow[5].time, end), (1200 * MS, Some(1300 * MS)));
+        let (fast, end) = plan(fraction(3, 1));
         assert_eq!(sources(&fast), [Source::At(0), Source::At(3)]);
-        // 0.4 s are shown in 0.1333 s; but the last frame came before it was known to be the last.
-        assert_eq!((fast[1].time, fast[1].duration), (800 * MS, 100 * MS));
+        // 0.4 s are shown in 0.1333 s.
+        assert_eq!((fast[1].time, end), (800 * MS, Some(833_333_333)));
     }
 
     #[test]
@@ -728,7 +825,7 @@ mod tests {
         assert_eq!(sources(&planner.push(600 * MS, None)), [Source::At(6)]);
         // At the end, repeated frames are part of its time.
         planner.repeat(700 * MS, Some(100 * MS));
-        assert_eq!(sources(&planner.finish(None)), [Source::At(6)]);
+        assert_eq!(sources(&planner.finish()), [Source::At(6)]);
         assert_eq!(planner.next_time(), Some(800 * MS));
     }
 

@@ -16,7 +16,7 @@ use tch::{Device, Kind};
 
 use super::caps;
 use super::settings::{self, Mode, Settings, fraction};
-use super::tuner::{Format, Means, Tuner};
+use super::tuner::{Clock, Ended, Format, Means, Tuner};
 use crate::engine::device::DeviceChoice;
 use crate::engine::rife::{Model, inspect};
 use crate::engine::worker::{Cancel, Worker};
@@ -60,7 +60,9 @@ struct Run {
     /// The input's segment.
     segment: gst::FormattedSegment<gst::ClockTime>,
     /// Where the output goes on, if it did not begin with the segment.
-    next: Option<u64>,
+    ended: Option<Ended>,
+    /// Where a segment that is played backwards begins, if it does not say: with its first frame.
+    backwards_from: Option<gst::ClockTime>,
     has_failed: bool,
     has_warned: bool,
     has_fallen_back: bool,
@@ -95,6 +97,26 @@ impl Run {
         if back { time.mul_div_round(denom, numer) } else { time.mul_div_round(numer, denom) }
     }
 
+    /// The output's value for one of the input, if it is a time.
+    fn stretched_value(&self, value: gst::GenericFormattedValue) -> Option<gst::GenericFormattedValue> {
+        let gst::GenericFormattedValue::Time(time) = value else { return None };
+        Some(self.stretched(time?, false)?.into())
+    }
+
+    /// The planner's time for what lasts from `time` to `end`: it counts from the end of a segment that is played backwards.
+    fn planned(&mut self, time: gst::ClockTime, end: gst::ClockTime) -> gst::ClockTime {
+        if self.segment.rate() > 0.0 {
+            return time;
+        }
+        let from = self.segment.stop().unwrap_or_else(|| *self.backwards_from.get_or_insert(end));
+        from.saturating_sub(end)
+    }
+
+    /// Forgets all of the output before.
+    fn begin_anew(&mut self) {
+        (self.ended, self.backwards_from) = (None, None);
+    }
+
     fn is_stretched(&self) -> bool {
         self.plan.as_ref().is_some_and(|plan| plan.stretch.is_none_or(|(numer, denom)| numer != denom))
     }
@@ -125,7 +147,8 @@ impl FrameRateTune {
             worker: None,
             plan: None,
             segment: gst::FormattedSegment::new(),
-            next: None,
+            ended: None,
+            backwards_from: None,
             has_failed: false,
             has_warned: false,
             has_fallen_back: false,
@@ -161,13 +184,18 @@ impl FrameRateTune {
         self.state.lock().unwrap().cancel.cancel();
     }
 
+    /// The output's time for one of the input, if it is another.
+    fn stretched(&self, time: gst::ClockTime) -> Option<gst::ClockTime> {
+        self.state.lock().unwrap().run.as_ref().filter(|run| run.is_stretched())?.stretched(time, false)
+    }
+
     /// Lets frames be worked on again. Those that were on their way are gone.
     fn resume(&self) {
         {
             let mut state = self.state.lock().unwrap();
             state.cancel = Cancel::default();
             if let Some(run) = &mut state.run {
-                run.next = None;
+                run.begin_anew();
             }
         }
         self.keep(None);
@@ -219,50 +247,60 @@ impl FrameRateTune {
         Ok(result)
     }
 
-    /// A tuner for a frame at `time`, which is its first.
+    /// A tuner for a frame at `time`, by the planner, which is its first.
     fn tuner(&self, time: gst::ClockTime) -> Result<Tuner, gst::FlowError> {
-        let (plan, next, begin, stretched) = {
-            let state = self.state.lock().unwrap();
-            let run = state.run.as_ref().ok_or(gst::FlowError::Flushing)?;
+        let fail = |err: timing::TooFine| self.fail(gst::error_msg!(gst::LibraryError::Settings, ("{err}")));
+        let (plan, ended, begin, stretched, mirror) = {
+            let mut state = self.state.lock().unwrap();
+            let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
             if run.has_failed {
                 return Err(gst::FlowError::Error);
             }
             let plan = run.plan.clone().ok_or(gst::FlowError::NotNegotiated)?;
-            let start = run.segment.start().unwrap_or_default();
+            let backwards = (run.segment.rate() < 0.0).then(|| run.segment.stop().or(run.backwards_from)).flatten();
+            let start =
+                if backwards.is_some() { gst::ClockTime::ZERO } else { run.segment.start().unwrap_or_default() };
             // Long before the first frame there is nothing to show.
             let begin = if time < start + gst::ClockTime::SECOND { start } else { time };
-            let stretched = if run.is_stretched() { run.stretched(begin, false).unwrap_or(begin) } else { begin };
-            (plan, run.next, begin, stretched)
+            let stretched = |time| if run.is_stretched() { run.stretched(time, false).unwrap_or(time) } else { time };
+            let (stretched, mirror) = (stretched(begin), backwards.map(|from| stretched(from).nseconds()));
+            (plan, run.ended.take(), begin, stretched, mirror)
         };
-        let is_stretched = plan.stretch.is_none_or(|(numer, denom)| numer != denom);
-        let (origin, offset) = match next {
-            // The output goes on where it was, at times of its own.
-            Some(next) if is_stretched => (time.nseconds(), i128::from(next) - i128::from(time.nseconds())),
-            Some(next) => (next, 0),
-            None => (begin.nseconds(), i128::from(stretched.nseconds()) - i128::from(begin.nseconds())),
+        let (planner, clock) = match ended {
+            Some(Ended { planner, clock, is_cut }) => {
+                let (planner, more) = planner.follow(plan.settings, time.nseconds(), is_cut).map_err(fail)?;
+                (planner, Clock { offset: clock.offset + more, ..clock })
+            }
+            None => {
+                let settings = timing::Settings { origin: Some(begin.nseconds()), ..plan.settings };
+                let offset = i128::from(stretched.nseconds()) - i128::from(begin.nseconds());
+                (Planner::new(settings).map_err(fail)?, Clock { offset, mirror })
+            }
         };
-        let settings = timing::Settings { origin: Some(origin), ..plan.settings };
-        let planner = Planner::new(settings).map_err(|err| {
-            let _ = self.fail(gst::error_msg!(gst::LibraryError::Settings, ("{err}")));
-            gst::FlowError::Error
-        })?;
-        Ok(Tuner::new(plan.format, planner, offset))
+        Ok(Tuner::new(plan.format, planner, clock))
     }
 
     /// Takes a frame.
     fn take(&self, buffer: gst::Buffer) -> Result<(), gst::FlowError> {
-        let cancel = self.state.lock().unwrap().cancel.clone();
         let Some(time) = buffer.pts() else {
             let missing =
                 "a frame without a timestamp: what was recorded without needs an element that counts, as videorate";
             return Err(self.fail(gst::error_msg!(gst::StreamError::Format, ("{missing}"))));
+        };
+        let (cancel, time, is_backwards) = {
+            let mut state = self.state.lock().unwrap();
+            let cancel = state.cancel.clone();
+            let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
+            let lasts = buffer.duration().or(run.plan.as_ref().and_then(Plan::frame)).unwrap_or_default();
+            (cancel, run.planned(time, time + lasts), run.segment.rate() < 0.0)
         };
         let tuner = self.tuner.lock().unwrap().take();
         let mut tuner = match tuner {
             Some(tuner) => tuner,
             None => self.tuner(time)?,
         };
-        if buffer.flags().contains(gst::BufferFlags::DISCONT) {
+        // Backwards, decoders begin anew with every group of pictures.
+        if buffer.flags().contains(gst::BufferFlags::DISCONT) && !is_backwards {
             tuner.disconnect();
         }
         let result = tuner.push(buffer, time.nseconds(), &cancel);
@@ -271,40 +309,66 @@ impl FrameRateTune {
         told
     }
 
-    /// Lets everything out that is on its way, the last frame for its full time.
-    fn drain(&self) -> Result<(), gst::FlowError> {
+    /// Lets everything out that is on its way, the last frame for its full time. `is_cut` ends the output there; else it
+    /// may go on with frames at the times that come next.
+    fn drain(&self, is_cut: bool) -> Result<(), gst::FlowError> {
         let Some(mut tuner) = self.tuner.lock().unwrap().take() else { return Ok(()) };
-        let cancel = self.state.lock().unwrap().cancel.clone();
-        tuner.finish();
-        let result = loop {
-            let next = tuner.next(&cancel);
-            match self.tell(&mut tuner, next) {
-                Ok(Some(buffer)) => match self.obj().src_pad().push(buffer) {
-                    Ok(_) => {}
-                    Err(err) => break Err(err),
-                },
-                Ok(None) => break Ok(()),
-                Err(err) => break Err(err),
-            }
-        };
+        tuner.finish(is_cut);
+        let result = self.push_all(&mut tuner);
         let mut state = self.state.lock().unwrap();
         state.counts = sum(state.counts, tuner.counts());
         state.shown = state.counts;
         if let Some(run) = &mut state.run {
-            run.next = tuner.next_time();
+            run.ended = Some(tuner.into_ended());
         }
         result
+    }
+
+    /// The same, where nothing goes on.
+    fn end(&self) {
+        let _ = self.drain(true);
+        if let Some(run) = &mut self.state.lock().unwrap().run {
+            run.begin_anew();
+        }
+    }
+
+    /// Pushes what is known.
+    fn push_all(&self, tuner: &mut Tuner) -> Result<(), gst::FlowError> {
+        let cancel = self.state.lock().unwrap().cancel.clone();
+        loop {
+            let next = tuner.next(&cancel);
+            let Some(buffer) = self.tell(tuner, next)? else { return Ok(()) };
+            self.obj().src_pad().push(buffer)?;
+        }
+    }
+
+    /// Holds the last frame over a gap. False if there is none.
+    fn hold(&self, time: gst::ClockTime, duration: Option<gst::ClockTime>) -> bool {
+        let Some(mut tuner) = self.tuner.lock().unwrap().take() else { return false };
+        let end = time + duration.unwrap_or_default();
+        let end = self.state.lock().unwrap().run.as_mut().map(|run| {
+            let (is_backwards, begin) = (run.segment.rate() < 0.0, run.planned(time, end));
+            if is_backwards { begin + (end - time) } else { end }
+        });
+        if let Some(end) = end {
+            tuner.hold(end.nseconds());
+            // What is wrong is told when a frame comes.
+            let _ = self.push_all(&mut tuner);
+        }
+        *self.tuner.lock().unwrap() = Some(tuner);
+        true
     }
 
     /// The output's segment for one of the input.
     fn segment(&self, event: &gst::event::Segment) -> Option<gst::Event> {
         let segment = event.segment().downcast_ref::<gst::ClockTime>()?.clone();
+        // The same once more is no jump.
+        let is_same = self.state.lock().unwrap().run.as_ref().is_some_and(|run| run.segment == segment);
+        if !is_same {
+            self.end();
+        }
         let mut state = self.state.lock().unwrap();
         let run = state.run.as_mut()?;
-        // The same once more is no jump.
-        if run.segment != segment {
-            run.next = None;
-        }
         run.segment = segment.clone();
         if !run.is_stretched() {
             return None;
@@ -322,6 +386,14 @@ impl FrameRateTune {
         output.set_duration(gst::ClockTime::NONE);
         let seqnum = event.seqnum();
         Some(gst::event::Segment::builder(&output).seqnum(seqnum).build())
+    }
+}
+
+impl Plan {
+    /// How long a frame of the input lasts, by its rate.
+    fn frame(&self) -> Option<gst::ClockTime> {
+        let rate = self.settings.input_rate?;
+        gst::ClockTime::SECOND.mul_div_floor(rate.denom(), rate.numer())
     }
 }
 
@@ -429,6 +501,13 @@ impl BaseTransformImpl for FrameRateTune {
         })
     }
 
+    fn accept_caps(&self, direction: gst::PadDirection, caps: &gst::Caps) -> bool {
+        // Nothing that asks is offered fields; who does not ask is told in `set_caps` what would help.
+        let is_interlaced = VideoInfo::from_caps(caps).is_ok_and(|info| info.is_interlaced());
+        let is_taken = direction == gst::PadDirection::Sink && is_interlaced;
+        is_taken || self.parent_accept_caps(direction, caps)
+    }
+
     fn fixate_caps(&self, direction: gst::PadDirection, caps: &gst::Caps, mut others: gst::Caps) -> gst::Caps {
         let rate = caps.structure(0).and_then(|caps| caps.get::<gst::Fraction>("framerate").ok());
         let rate = rate.filter(|rate| rate.numer() > 0).unwrap_or(gst::Fraction::new(25, 1));
@@ -455,19 +534,18 @@ impl BaseTransformImpl for FrameRateTune {
             ));
             return Err(gst::loggable_error!(CAT, "interlaced video"));
         }
-        let rate = fraction(output.fps()).ok_or_else(|| gst::loggable_error!(CAT, "no rate: {outcaps}"))?;
+        let rate_out = fraction(output.fps()).ok_or_else(|| gst::loggable_error!(CAT, "no rate: {outcaps}"))?;
         let input_rate = fraction(input.fps());
-        // Frames of before come out before the caps of those to come.
-        if let Err(err) = self.drain() {
-            gst::debug!(CAT, imp = self, "{err:?} before new caps");
-        }
-        let known = self.state.lock().unwrap().run.as_ref().map(|run| (run.setup.clone(), run.worker.clone()));
-        let (setup, mut worker) =
+        let known = self.state.lock().unwrap().run.as_ref().map(|run| {
+            let Run { setup, worker, plan, .. } = run;
+            (setup.clone(), worker.clone(), plan.clone())
+        });
+        let (setup, mut worker, before) =
             known.ok_or_else(|| gst::loggable_error!(CAT, "caps for an element that is not running"))?;
         let speed = fraction(setup.settings.speed).unwrap_or(Fraction::ONE);
-        let (mode, means, is_missing) = self.means(&setup, &mut worker, rises(input_rate, speed, rate));
+        let (mode, means, is_missing) = self.means(&setup, &mut worker, rises(input_rate, speed, rate_out));
         let stretch = match (mode, input_rate) {
-            (timing::Mode::Retime, Some(input)) => ratio(input, rate),
+            (timing::Mode::Retime, Some(input)) => ratio(input, rate_out),
             (timing::Mode::Retime, None) => None,
             _ => Some((speed.denom(), speed.numer())),
         };
@@ -479,12 +557,25 @@ impl BaseTransformImpl for FrameRateTune {
             (_, Some(rate)) => {
                 let frame = gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer();
                 let repeats = if mode == timing::Mode::Interpolate { setup.settings.max_repeats as u64 } else { 0 };
-                Some(frame.saturating_mul(repeats + 1).min(longest.max(frame)))
+                let known = frame.saturating_mul(repeats + 1).min(longest.max(frame));
+                // And how long the output's frame lasts, with the one behind it.
+                Some(known.max(gst::ClockTime::SECOND.nseconds() * rate_out.denom() / rate_out.numer()))
             }
         };
         let repeats = setup.settings.max_repeats as u32;
-        let settings = timing::Settings { speed, input_rate, longest, repeats, ..timing::Settings::new(mode, rate) };
+        let settings =
+            timing::Settings { speed, input_rate, longest, repeats, ..timing::Settings::new(mode, rate_out) };
         gst::info!(CAT, imp = self, "{settings:?}");
+        if let Some(before) = before {
+            if before.format.info == input && before.settings == settings {
+                return Ok(());
+            }
+            // Frames of before come out before the caps of those to come.
+            let is_cut = !before.settings.is_same_output(&settings);
+            if let Err(err) = self.drain(is_cut) {
+                gst::debug!(CAT, imp = self, "{err:?} before new caps");
+            }
+        }
         let format = Arc::new(Format { info: input, layout, means, params: setup.settings.params });
         let is_missing = {
             let mut state = self.state.lock().unwrap();
@@ -506,7 +597,7 @@ impl BaseTransformImpl for FrameRateTune {
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
         if let (gst::PadDirection::Sink, gst::QueryView::Drain(_)) = (direction, query.view()) {
-            let _ = self.drain();
+            let _ = self.drain(false);
         }
         let answered = BaseTransformImplExt::parent_query(self, direction, query);
         if !answered || direction != gst::PadDirection::Src {
@@ -523,18 +614,24 @@ impl BaseTransformImpl for FrameRateTune {
                 }
             }
             gst::QueryViewMut::Position(query) if run.is_stretched() => {
-                if let gst::GenericFormattedValue::Time(Some(time)) = query.result()
-                    && let Some(time) = run.stretched(time, false)
-                {
+                if let Some(time) = run.stretched_value(query.result()) {
                     query.set(time);
                 }
             }
             gst::QueryViewMut::Duration(query) if run.is_stretched() => {
-                if let gst::GenericFormattedValue::Time(Some(time)) = query.result()
-                    && let Some(time) = run.stretched(time, false)
-                {
+                if let Some(time) = run.stretched_value(query.result()) {
                     query.set(time);
                 }
+            }
+            gst::QueryViewMut::Segment(query) if run.is_stretched() => {
+                let (rate, start, stop) = query.result();
+                let [start, stop] = [start, stop].map(|value| run.stretched_value(value).unwrap_or(value));
+                query.set(rate, start, stop);
+            }
+            gst::QueryViewMut::Seeking(query) if run.is_stretched() => {
+                let (is_seekable, start, stop) = query.result();
+                let [start, stop] = [start, stop].map(|value| run.stretched_value(value).unwrap_or(value));
+                query.set(is_seekable, start, stop);
             }
             _ => {}
         }
@@ -549,10 +646,6 @@ impl BaseTransformImpl for FrameRateTune {
             _ => return self.parent_src_event(event),
         };
         let (rate, flags, start_type, start, stop_type, stop) = seek.get();
-        if rate < 0.0 {
-            gst::warning!(CAT, imp = self, "rate={rate} is not possible: frames are planned forwards");
-            return false;
-        }
         let changed = {
             let state = self.state.lock().unwrap();
             let back = |value: gst::GenericFormattedValue| match (value, &state.run) {
@@ -595,7 +688,6 @@ impl BaseTransformImpl for FrameRateTune {
             gst::EventView::FlushStart(_) => self.interrupt(),
             gst::EventView::FlushStop(_) => self.resume(),
             gst::EventView::Segment(segment) => {
-                let _ = self.drain();
                 if segment.segment().format() != gst::Format::Time {
                     let seen = segment.segment().format();
                     let _ = self.fail(gst::error_msg!(
@@ -608,25 +700,23 @@ impl BaseTransformImpl for FrameRateTune {
                     event = changed;
                 }
             }
-            gst::EventView::Eos(_) | gst::EventView::SegmentDone(_) | gst::EventView::StreamStart(_) => {
-                let _ = self.drain();
+            gst::EventView::Eos(_) | gst::EventView::StreamStart(_) => self.end(),
+            gst::EventView::SegmentDone(done) => {
+                self.end();
+                if let gst::GenericFormattedValue::Time(Some(time)) = done.get()
+                    && let Some(time) = self.stretched(time)
+                {
+                    event = gst::event::SegmentDone::builder(time).seqnum(done.seqnum()).build();
+                }
             }
-            // The frame before it is held over it.
             gst::EventView::Gap(gap) => {
                 let (time, duration) = gap.get();
-                if let Some(tuner) = self.tuner.lock().unwrap().as_mut() {
-                    tuner.hold((time + duration.unwrap_or_default()).nseconds());
+                if self.hold(time, duration) {
                     return true;
                 }
-                let state = self.state.lock().unwrap();
-                let stretched = |time| state.run.as_ref().and_then(|run| run.stretched(time, false));
-                if let Some(time) = stretched(time) {
-                    let longer = duration.and_then(stretched);
-                    let gap = gst::event::Gap::builder(time).seqnum(gap.seqnum());
-                    event = match longer {
-                        Some(duration) => gap.duration(duration).build(),
-                        None => gap.build(),
-                    };
+                if let Some(time) = self.stretched(time) {
+                    let duration = duration.and_then(|duration| self.stretched(duration));
+                    event = gst::event::Gap::builder(time).duration(duration).seqnum(gap.seqnum()).build();
                 }
             }
             _ => {}

@@ -105,8 +105,8 @@ pub fn properties() -> Vec<glib::ParamSpec> {
         fraction(
             "speed",
             "Speed",
-            "How many times faster the output is than the input: 1/4 is slow motion, and takes four times as long. Of no \
-             effect with mode=retime",
+            "How many times faster the output is than the input: 1/4 is slow motion, and takes four times as long. Not with \
+             mode=retime",
             default.speed,
         ),
         glib::ParamSpecString::builder("model-path")
@@ -175,6 +175,10 @@ impl Settings {
         }
         if self.speed.numer() <= 0 {
             return Err(Error::param("speed", self.speed, "use a fraction above 0, as 1/4 for slow motion"));
+        }
+        if self.mode == Mode::Retime && self.speed != gst::Fraction::new(1, 1) {
+            let fix = "with mode=retime the rate alone says how fast it is: leave speed at 1, or use another mode";
+            return Err(Error::param("speed", self.speed, fix));
         }
         if self.max_repeats < 0 {
             return Err(Error::param("max_repeats", self.max_repeats, "use 0 or more"));

@@ -60,7 +60,7 @@ impl Seen {
 /// A frame in the making.
 enum Work {
     /// It is one of the input.
-    Passed(gst::Buffer),
+    Passed,
     /// It is made.
     Mixed(Bytes),
     Rife(Reply<Begun>, Box<dyn FnOnce() -> Reply<Begun> + Send>),
@@ -124,26 +124,57 @@ struct Held {
     seen: Option<Seen>,
 }
 
+/// A frame that was begun.
+struct Job {
+    output: Output,
+    /// The frame of the input that it is, or that is before it.
+    from: gst::Buffer,
+    work: Work,
+}
+
+/// Where the planner's times are, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// What is added to them.
+    pub offset: i128,
+    /// They count down from here: the video is played backwards.
+    pub mirror: Option<u64>,
+}
+
+/// What is left of frames that are all out.
+pub struct Ended {
+    /// What was planned.
+    pub planner: Planner,
+    /// Its times.
+    pub clock: Clock,
+    /// Whether the last frame was cut off where the input ended.
+    pub is_cut: bool,
+}
+
 /// Frames from one negotiation, or jump in time, to the next.
 pub struct Tuner {
     format: Arc<Format>,
     planner: Planner,
-    /// What is added to the planner's times, in nanoseconds.
-    offset: i128,
+    clock: Clock,
     held: VecDeque<Held>,
     /// What has been begun.
-    begun: VecDeque<(Output, Work)>,
+    begun: VecDeque<Job>,
+    /// Whether no frame comes any more, and if so, whether the last one is cut off.
+    over: Option<bool>,
     /// The precision that did not suffice for a frame.
     redone: Option<&'static str>,
 }
+
+/// Nanoseconds that a frame may go on behind the end of the input.
+const SLACK: u64 = 1_000;
 
 /// Frames that are begun before the first is waited for: a GPU has another one at hand when it is done with one.
 const AHEAD: usize = 2;
 
 impl Tuner {
     /// A tuner that has nothing yet.
-    pub fn new(format: Arc<Format>, planner: Planner, offset: i128) -> Self {
-        Self { format, planner, offset, held: VecDeque::new(), begun: VecDeque::new(), redone: None }
+    pub fn new(format: Arc<Format>, planner: Planner, clock: Clock) -> Self {
+        Self { format, planner, clock, held: VecDeque::new(), begun: VecDeque::new(), over: None, redone: None }
     }
 
     /// What has been given so far.
@@ -151,17 +182,13 @@ impl Tuner {
         self.planner.counts()
     }
 
-    /// The time of the output frame that comes next, in nanoseconds.
-    pub fn next_time(&self) -> Option<u64> {
-        self.planner.next_time().map(|time| self.shifted(time))
-    }
-
     /// Says that the next frame does not follow the last one.
     pub fn disconnect(&mut self) {
         self.planner.disconnect();
     }
 
-    /// Says that nothing comes until `end`, in nanoseconds: the last frame is held.
+    /// Says that nothing comes until `end`, in nanoseconds: the last frame is held until then, by the frames that come from
+    /// [`Self::next`].
     pub fn hold(&mut self, end: u64) {
         self.planner.hold(end);
     }
@@ -213,18 +240,21 @@ impl Tuner {
         Ok(())
     }
 
-    /// Plans what there is at the end: the last frame is held for its full time.
-    pub fn finish(&mut self) {
-        self.planner.tell_end(None);
+    /// Plans what there is at the end: the last frame is held for its full time. `is_cut` cuts the last output frame off
+    /// there; else it has its whole time, for one that follows.
+    pub fn finish(&mut self, is_cut: bool) {
+        self.planner.tell_end();
+        self.over = Some(is_cut);
+    }
+
+    /// What is left when all frames have come.
+    pub fn into_ended(self) -> Ended {
+        Ended { planner: self.planner, clock: self.clock, is_cut: self.over == Some(true) }
     }
 
     /// The precision that did not suffice for a frame since this was asked last.
     pub fn redone(&mut self) -> Option<&'static str> {
         self.redone.take()
-    }
-
-    fn shifted(&self, time: u64) -> u64 {
-        (i128::from(time) + self.offset).clamp(0, i128::from(u64::MAX - 1)) as u64
     }
 
     /// The frame of this number, or the last before it.
@@ -233,19 +263,29 @@ impl Tuner {
     }
 
     /// Begins a frame. `None` if there is none to make it of.
-    fn begin(&self, output: &Output, cancel: &Cancel) -> Result<Option<Work>> {
-        let passed = |number| self.held(number).map(|held| Work::Passed(held.buffer.clone()));
-        let Source::Between { first, second, time } = output.source else {
-            let Source::At(number) = output.source else { return Ok(None) };
-            return Ok(passed(number));
-        };
-        let time = Time::new(time.numer(), time.denom())?;
-        let seen = |number| self.held(number).and_then(|held| held.seen.as_ref());
-        let work = match (seen(first), seen(second)) {
-            (Some(first), Some(second)) => self.format.begin(first, second, time, cancel)?,
-            _ => None,
-        };
-        Ok(work.or_else(|| passed(first)))
+    fn begin(&self, output: Output, cancel: &Cancel) -> Result<Option<Job>> {
+        let (Source::At(first) | Source::Between { first, .. }) = output.source;
+        let Some(held) = self.held(first) else { return Ok(None) };
+        let mut made = None;
+        if let Source::Between { second, time, .. } = output.source {
+            let time = Time::new(time.numer(), time.denom())?;
+            let second = self.held(second).and_then(|held| held.seen.as_ref());
+            if let (Some(first), Some(second)) = (&held.seen, second) {
+                made = self.format.begin(first, second, time, cancel)?;
+            }
+        }
+        Ok(Some(Job { output, from: held.buffer.clone(), work: made.unwrap_or(Work::Passed) }))
+    }
+
+    /// How long the frame at the front lasts. `None` if that can't be told yet.
+    fn lasts(&self) -> Option<u64> {
+        let Output { time, duration, .. } = self.begun.front()?.output;
+        let end = self.planner.end_time().filter(|end| self.begun.len() == 1 && time + duration > end + SLACK);
+        match (end, self.over) {
+            (Some(_), None) => None,
+            (Some(end), Some(true)) => Some(end.saturating_sub(time)),
+            _ => Some(duration),
+        }
     }
 
     /// The next frame that is known. `None` until another is pushed.
@@ -257,17 +297,13 @@ impl Tuner {
         while self.begun.len() < AHEAD
             && let Some(output) = self.planner.next()
         {
-            let work = self.begin(&output, cancel)?;
-            self.begun.extend(work.map(|work| (output, work)));
+            self.begun.extend(self.begin(output, cancel)?);
         }
-        let Some((output, work)) = self.begun.pop_front() else { return Ok(None) };
+        let Some(duration) = self.lasts() else { return Ok(None) };
+        let Some(Job { output, from, work }) = self.begun.pop_front() else { return Ok(None) };
         let mut buffer = match work {
-            Work::Passed(buffer) => {
-                let mut copy = buffer.copy();
-                copy.make_mut().unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
-                copy
-            }
-            Work::Mixed(bytes) => gst::Buffer::from_mut_slice(bytes),
+            Work::Passed => from.copy(),
+            Work::Mixed(bytes) => made_of(&from, bytes)?,
             Work::Rife(reply, again) => {
                 let mut finish = |reply: Reply<Begun>| {
                     let begun = reply.wait_or(cancel)?;
@@ -278,13 +314,43 @@ impl Tuner {
                     None => finish(again())?,
                     made => made,
                 };
-                gst::Buffer::from_mut_slice(made.ok_or(Error::Cancelled)?)
+                made_of(&from, made.ok_or(Error::Cancelled)?)?
             }
         };
-        let times = buffer.make_mut();
-        times.set_pts(gst::ClockTime::from_nseconds(self.shifted(output.time)));
-        times.set_dts(gst::ClockTime::NONE);
-        times.set_duration(gst::ClockTime::from_nseconds(output.duration));
+        let target = buffer.make_mut();
+        if output.is_repeated || matches!(output.source, Source::Between { .. }) {
+            drop_what_is_told_once(target);
+        }
+        let time = i128::from(output.time) + self.clock.offset;
+        let time = self.clock.mirror.map_or(time, |end| i128::from(end) - time - i128::from(duration));
+        target.unset_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
+        target.set_pts(gst::ClockTime::from_nseconds(time.clamp(0, i128::from(u64::MAX - 1)) as u64));
+        target.set_dts(gst::ClockTime::NONE);
+        target.set_duration(gst::ClockTime::from_nseconds(duration));
+        target.set_offset(output.number);
+        target.set_offset_end(output.number + 1);
         Ok(Some(buffer))
     }
+}
+
+/// A buffer with these bytes, and what is known of the frame before them: regions of interest, and the like.
+fn made_of(before: &gst::Buffer, bytes: Bytes) -> Result<gst::Buffer> {
+    let mut buffer = gst::Buffer::from_mut_slice(bytes);
+    let copied = before.copy_into(buffer.make_mut(), gst::BufferCopyFlags::META, ..);
+    copied.map_err(|err| Error::param("buffer", "its metas", format!("they can't be copied: {err}")))?;
+    Ok(buffer)
+}
+
+/// Takes off what belongs to one frame: captions, which would be shown again, a time code, a time of capture.
+fn drop_what_is_told_once(buffer: &mut gst::BufferRef) {
+    const ONCE: [&str; 3] = ["GstVideoCaptionMetaAPI", "GstVideoTimeCodeMetaAPI", "GstReferenceTimestampMetaAPI"];
+    buffer.foreach_meta_mut(|meta| {
+        let is_once = ONCE.contains(&meta.api().name());
+        let action = if is_once {
+            gst::buffer::BufferMetaForeachAction::Remove
+        } else {
+            gst::buffer::BufferMetaForeachAction::Keep
+        };
+        std::ops::ControlFlow::Continue(action)
+    });
 }
