@@ -227,6 +227,10 @@ impl FrameRateTune {
         let result = match result {
             Ok(result) => result,
             Err(Error::Cancelled) => return Err(gst::FlowError::Flushing),
+            Err(Error::OutOfMemory(reason)) => {
+                let err = Error::OutOfMemory(format!("{reason}; a smaller scale needs less, and so does dtype=fp16"));
+                return Err(self.fail(errors::message(&err)));
+            }
             Err(err) => return Err(self.fail(errors::message(&err))),
         };
         let redone = tuner.redone();
