@@ -3,6 +3,7 @@
 //!
 //! The plugin `torchvideo` registers them; [`engine`] is what computes, and can be used without GStreamer.
 
+pub mod config;
 pub mod engine;
 mod errors;
 mod filter;

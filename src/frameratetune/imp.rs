@@ -475,7 +475,7 @@ impl BaseTransformImpl for FrameRateTune {
     const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let settings = self.settings.lock().unwrap().clone();
+        let settings = self.settings.lock().unwrap().clone().configured()?;
         let run = self.prepare(settings)?;
         *self.state.lock().unwrap() = State { run: Some(run), ..State::default() };
         Ok(())
@@ -497,7 +497,8 @@ impl BaseTransformImpl for FrameRateTune {
         caps: &gst::Caps,
         filter: Option<&gst::Caps>,
     ) -> Option<gst::Caps> {
-        let fps = self.settings.lock().unwrap().rate();
+        let running = self.state.lock().unwrap().run.as_ref().map(|run| run.setup.settings.rate());
+        let fps = running.unwrap_or_else(|| self.settings.lock().unwrap().rate());
         let others = caps::transform(direction, caps, fps);
         Some(match filter {
             Some(filter) => filter.intersect_with_mode(&others, gst::CapsIntersectMode::First),

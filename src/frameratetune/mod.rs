@@ -43,6 +43,8 @@ mod imp;
 mod settings;
 mod tuner;
 
+pub use settings::{check, properties};
+
 glib::wrapper! {
     /// The element.
     pub struct FrameRateTune(ObjectSubclass<imp::FrameRateTune>)

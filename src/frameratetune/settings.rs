@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use gst::prelude::*;
 
+use crate::config::Section;
+use crate::config::element::{self, Source};
 use crate::engine::device::Precision;
 use crate::engine::rife::Params;
 use crate::engine::{Error, Result};
-use crate::settings::{DEFAULT_DEVICE, Dtype, device_spec, dtype_spec};
+use crate::settings::{DEFAULT_DEVICE, Dtype, Layer, device_spec, dtype_spec, from_json};
 use crate::timing::{Counts, Fraction};
 
 /// The property `mode`.
@@ -53,6 +55,8 @@ pub struct Settings {
     pub max_gap: gst::ClockTime,
     device: Option<String>,
     dtype: Dtype,
+    /// What the configuration is, and what goes before it.
+    source: Source,
 }
 
 impl Default for Settings {
@@ -67,6 +71,7 @@ impl Default for Settings {
             max_gap: gst::ClockTime::SECOND,
             device: None,
             dtype: Dtype::default(),
+            source: Source::default(),
         }
     }
 }
@@ -159,6 +164,24 @@ pub fn properties() -> Vec<glib::ParamSpec> {
         count("drop", "Drop", "Frames that came in and did not go out as they are"),
         count("interpolated", "Interpolated", "Frames that went out and were mixed or interpolated"),
     ]
+    .into_iter()
+    .chain(element::properties())
+    .collect()
+}
+
+/// Checks the values of a configuration.
+///
+/// # Errors
+/// As [`Settings::validate`].
+pub fn check(layer: &Layer) -> Result<()> {
+    let (mut settings, specs) = (Settings::default(), properties());
+    for (name, value) in layer {
+        let spec = specs.iter().find(|spec| spec.name() == name);
+        if let Some(value) = spec.and_then(|spec| from_json(spec, value).ok()) {
+            settings.put(name, &value);
+        }
+    }
+    settings.validate()
 }
 
 const TYPE: &str = "GObject checks the type";
@@ -191,8 +214,25 @@ impl Settings {
         (self.fps.numer() > 0).then_some(self.fps)
     }
 
-    /// Sets the property `name`.
+    /// Sets the property `name` by hand.
     pub fn set(&mut self, name: &str, value: &glib::Value) {
+        if !self.source.set(name, value) {
+            self.put(name, value);
+        }
+    }
+
+    /// The same with the values of a configuration for what was not set by hand.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn configured(mut self) -> Result<Self, gst::ErrorMessage> {
+        for (name, value) in self.source.values(Section::Framerate, &properties())? {
+            self.put(&name, &value);
+        }
+        Ok(self)
+    }
+
+    fn put(&mut self, name: &str, value: &glib::Value) {
         let text = || value.get::<Option<String>>().expect(TYPE).filter(|text| !text.is_empty());
         match name {
             "mode" => self.mode = value.get().expect(TYPE),
@@ -229,7 +269,7 @@ impl Settings {
             "duplicate" => counts.duplicated.to_value(),
             "drop" => counts.dropped.to_value(),
             "interpolated" => counts.interpolated.to_value(),
-            _ => unreachable!("GObject asks for no property but those of properties()"),
+            name => self.source.get(name).unwrap_or_else(|| unreachable!("{name} is none of properties()")),
         }
     }
 

@@ -345,7 +345,7 @@ impl BaseTransformImpl for RealEsrganScale {
     const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
-        let settings = self.settings.lock().unwrap().clone();
+        let settings = self.settings.lock().unwrap().clone().configured()?;
         let (run, queue) = self.prepare(settings)?;
         *self.queue.lock().unwrap() = Some(queue);
         *self.state.lock().unwrap() = State { run: Some(run), cancel: Cancel::default(), stats: Stats::default() };

@@ -47,6 +47,8 @@ mod meta;
 mod queue;
 mod settings;
 
+pub use settings::{check, properties};
+
 glib::wrapper! {
     /// The element.
     pub struct RealEsrganScale(ObjectSubclass<imp::RealEsrganScale>)

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use gst::prelude::*;
 
+use crate::config::Section;
+use crate::config::element::{self, Source};
 use crate::engine::device::Precision;
 use crate::engine::esrgan::Params;
 use crate::engine::{Error, Result};
-use crate::settings::{DEFAULT_DEVICE, Dtype, device_spec, dtype_spec};
+use crate::settings::{DEFAULT_DEVICE, Dtype, Layer, device_spec, dtype_spec, from_json};
 
 /// The most frames in a batch.
 const MAX_BATCH: i64 = 64;
@@ -32,6 +34,8 @@ pub struct Settings {
     pub stats_interval: gst::ClockTime,
     device: Option<String>,
     dtype: Dtype,
+    /// What the configuration is, and what goes before it.
+    source: Source,
 }
 
 impl Default for Settings {
@@ -46,6 +50,7 @@ impl Default for Settings {
             stats_interval: gst::ClockTime::from_seconds(5),
             device: None,
             dtype: Dtype::default(),
+            source: Source::default(),
         }
     }
 }
@@ -161,6 +166,24 @@ pub fn properties() -> Vec<glib::ParamSpec> {
         device_spec(),
         dtype_spec(),
     ]
+    .into_iter()
+    .chain(element::properties())
+    .collect()
+}
+
+/// Checks the values of a configuration.
+///
+/// # Errors
+/// As [`Settings::validate`].
+pub fn check(layer: &Layer) -> Result<()> {
+    let (mut settings, specs) = (Settings::default(), properties());
+    for (name, value) in layer {
+        let spec = specs.iter().find(|spec| spec.name() == name);
+        if let Some(value) = spec.and_then(|spec| from_json(spec, value).ok()) {
+            settings.put(name, &value);
+        }
+    }
+    settings.validate()
 }
 
 const TYPE: &str = "GObject checks the type";
@@ -178,8 +201,25 @@ impl Settings {
         Ok(())
     }
 
-    /// Sets the property `name`.
+    /// Sets the property `name` by hand.
     pub fn set(&mut self, name: &str, value: &glib::Value) {
+        if !self.source.set(name, value) {
+            self.put(name, value);
+        }
+    }
+
+    /// The same with the values of a configuration for what was not set by hand.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn configured(mut self) -> Result<Self, gst::ErrorMessage> {
+        for (name, value) in self.source.values(Section::Postprocess, &properties())? {
+            self.put(&name, &value);
+        }
+        Ok(self)
+    }
+
+    fn put(&mut self, name: &str, value: &glib::Value) {
         let text = || value.get::<Option<String>>().expect(TYPE).filter(|text| !text.is_empty());
         let int = || i64::from(value.get::<i32>().expect(TYPE));
         match name {
@@ -219,7 +259,7 @@ impl Settings {
             "stats-interval" => self.stats_interval.nseconds().to_value(),
             "device" => self.device().to_value(),
             "dtype" => self.dtype.to_value(),
-            _ => unreachable!("GObject asks for no property but those of properties()"),
+            name => self.source.get(name).unwrap_or_else(|| unreachable!("{name} is none of properties()")),
         }
     }
 

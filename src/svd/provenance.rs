@@ -15,9 +15,10 @@ use std::ops::Range;
 use serde_json::{Map, Value as Json, json};
 
 use super::clip::Order;
-use super::settings::{Layer, to_object};
+use super::settings::to_object;
 use crate::engine::svd::{Params, Summary};
 use crate::engine::{Error, Result};
+use crate::settings::Layer;
 
 /// What does not change what a clip looks like.
 const INCIDENTAL: [&str; 2] = ["decode_chunk_size", "max_memory"];

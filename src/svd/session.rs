@@ -65,10 +65,10 @@ impl Session {
     /// The message to post.
     pub fn open(element: &gst::Element, settings: Settings) -> Result<Self, gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
-        let (mut settings, mut part) = (settings, None);
+        let properties = element.list_properties();
+        let (mut settings, mut part) = (settings.configured(&properties)?, None);
         if let Some(text) = settings.text("provenance").map(str::to_owned) {
             let mut said = provenance::parse(&text).map_err(error)?;
-            let properties = element.list_properties();
             // svdsrc's, which say nothing to svdanimate.
             let is_here = |name: &str| properties.iter().any(|spec| spec.name() == name);
             said.properties.retain(|name, _| is_here(name) || !SHOWN.contains(&name.as_str()));

@@ -4,20 +4,16 @@
 //! Values are kept by name, as JSON: what was set by hand, what a provenance says, what a model recommends and what is
 //! told of a clip are then all the same sort of thing, and lie over one another in layers.
 
-use std::collections::BTreeMap;
-
 use gst::prelude::*;
 use serde_json::Value as Json;
 
 use super::plan::{Plan, rate_of};
 use super::{DecodeMode, GuidanceShape, KeyframeFit, ModelType, Schedule};
+use crate::config;
 use crate::engine::device::Precision;
 use crate::engine::svd::{self, Params};
 use crate::engine::{Error, Result};
-use crate::settings::{DEFAULT_DEVICE, device_spec, dtype_spec};
-
-/// Values by the property's name.
-pub type Layer = BTreeMap<String, Json>;
+use crate::settings::{DEFAULT_DEVICE, Layer, device_spec, dtype_spec, fraction, from_json, to_json};
 
 /// Properties whose value 0 says that they are not set.
 const ZERO_IS_UNSET: [&str; 3] = ["num-frames", "width", "height"];
@@ -188,6 +184,9 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
             .mutable_ready()
             .build(),
     ]
+    .into_iter()
+    .chain(config::element::properties())
+    .collect()
 }
 
 /// A text, not set.
@@ -218,6 +217,8 @@ pub struct Settings {
     by_hand: Layer,
     /// By the property `provenance`, once it has been read.
     by_provenance: Layer,
+    /// By the properties `config` and `preset`, once they have been read.
+    by_config: Layer,
     /// How often the seed was set by hand: that it is says that it counts anew, whatever it was.
     pub seedings: u64,
 }
@@ -237,9 +238,9 @@ impl Settings {
         self.by_hand.insert(name.into(), value.clone()) != Some(value)
     }
 
-    /// What was set by hand here, over the provenance that was read there.
+    /// What was set by hand here, over the files that were read there.
     pub fn on(self, read: &Self) -> Self {
-        Self { by_provenance: read.by_provenance.clone(), ..self }
+        Self { by_provenance: read.by_provenance.clone(), by_config: read.by_config.clone(), ..self }
     }
 
     /// A property's value: what was set, else the default.
@@ -254,9 +255,9 @@ impl Settings {
         self.by_hand.contains_key(name)
     }
 
-    /// What was set, by hand or else by provenance.
+    /// What was set, by hand, else by provenance, else by a configuration.
     pub fn value(&self, name: &str) -> Option<&Json> {
-        self.by_hand.get(name).or_else(|| self.by_provenance.get(name))
+        [&self.by_hand, &self.by_provenance, &self.by_config].into_iter().find_map(|layer| layer.get(name))
     }
 
     /// A text that was set.
@@ -319,6 +320,34 @@ impl Settings {
         Ok(self)
     }
 
+    /// The same, with the lowest layer: what a configuration says. Its values must be of the types of the properties
+    /// `specs`.
+    ///
+    /// # Errors
+    /// [`Error::Param`] for a value of another type.
+    pub fn with_config(mut self, layer: Layer, specs: &[glib::ParamSpec]) -> Result<Self> {
+        for (name, value) in layer {
+            // Other elements' properties say nothing here.
+            let Some(spec) = specs.iter().find(|spec| spec.name() == name) else { continue };
+            let wrong = |expected| Error::Param { name: name.clone().into(), value: value.to_string(), expected };
+            let value = from_json(spec, &value).map_err(wrong)?;
+            let name = if name == "guidance-scale" { "max-guidance-scale".into() } else { name };
+            self.by_config.insert(name, to_json(&value));
+        }
+        Ok(self)
+    }
+
+    /// The configuration that the properties name, for what is not set.
+    ///
+    /// # Errors
+    /// The message to post.
+    pub fn configured(self, specs: &[glib::ParamSpec]) -> Result<Self, gst::ErrorMessage> {
+        let preset = self.text("preset").and_then(config::Preset::named).unwrap_or_default();
+        let path = self.text("config").map(std::path::Path::new);
+        let layer = config::element::layer(path, self.text("scene-id"), preset, config::Section::Video)?;
+        self.with_config(layer, specs).map_err(|err| crate::errors::message(&err))
+    }
+
     /// The same, with the values that `element`'s controllers give at `time`.
     pub fn at(mut self, element: &gst::Element, time: gst::ClockTime) -> Self {
         for name in CONTROLLED {
@@ -338,7 +367,7 @@ impl Settings {
         if self.text("schedule") == Some("ays") {
             values.insert("num_inference_steps".into(), 10.into());
         }
-        for (name, value) in self.by_provenance.iter().chain(&self.by_hand) {
+        for (name, value) in self.by_config.iter().chain(&self.by_provenance).chain(&self.by_hand) {
             if let Some(place) = values.get_mut(&name.replace('-', "_")) {
                 *place = match (fraction(value), value.as_str()) {
                     (Some(rate), _) => rate_of(rate).into(),
@@ -374,67 +403,6 @@ pub fn to_object(params: &Params) -> serde_json::Map<String, Json> {
         Ok(Json::Object(values)) => values,
         _ => unreachable!("parameters are a struct of plain values"),
     }
-}
-
-/// "25/2".
-fn fraction(value: &Json) -> Option<gst::Fraction> {
-    let (numer, denom) = value.as_str()?.split_once('/')?;
-    let (numer, denom) = (numer.parse().ok()?, denom.parse().ok()?);
-    (denom != 0).then(|| gst::Fraction::new(numer, denom))
-}
-
-/// A property's value as JSON: enumerations by their nicks, fractions as text.
-fn to_json(value: &glib::Value) -> Json {
-    if let Some((_, value)) = glib::EnumValue::from_value(value) {
-        return value.nick().into();
-    }
-    let number =
-        |value: f64| serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Json::Number);
-    match value.type_() {
-        glib::Type::STRING => value.get::<Option<String>>().ok().flatten().map_or(Json::Null, Into::into),
-        glib::Type::I32 => value.get::<i32>().map_or(Json::Null, Into::into),
-        glib::Type::I64 => value.get::<i64>().map_or(Json::Null, Into::into),
-        glib::Type::U64 => value.get::<u64>().map_or(Json::Null, Into::into),
-        glib::Type::BOOL => value.get::<bool>().map_or(Json::Null, Into::into),
-        glib::Type::F64 => value.get::<f64>().map_or(Json::Null, number),
-        _ => match (value.get::<gst::Fraction>(), value.get::<gst::Array>()) {
-            (Ok(rate), _) => format!("{}/{}", rate.numer(), rate.denom()).into(),
-            (_, Ok(array)) => array.iter().map(|value| to_json(value)).collect::<Vec<_>>().into(),
-            _ => Json::Null,
-        },
-    }
-}
-
-/// The value for a property that JSON stands for; in words what it should have been, if it is of another type.
-fn from_json(spec: &glib::ParamSpec, value: &Json) -> Result<glib::Value, String> {
-    let float = |value: &Json| value.as_f64().or_else(|| value.as_str()?.parse().ok());
-    if let Some(class) = glib::EnumClass::with_type(spec.value_type()) {
-        let found = value.as_str().and_then(|nick| class.to_value_by_nick(nick));
-        return found.ok_or_else(|| {
-            let nicks: Vec<_> = class.values().iter().map(|value| value.nick()).collect();
-            format!("use one of {}", nicks.join(", "))
-        });
-    }
-    let (found, expected) = match spec.value_type() {
-        glib::Type::STRING => (value.as_str().map(|text| text.to_value()), "use a text"),
-        glib::Type::I32 => {
-            (value.as_i64().and_then(|v| i32::try_from(v).ok()).map(|v| v.to_value()), "use a whole number")
-        }
-        glib::Type::I64 => (value.as_i64().map(|v| v.to_value()), "use a whole number"),
-        glib::Type::U64 => (value.as_u64().map(|v| v.to_value()), "use a whole number from 0"),
-        glib::Type::BOOL => (value.as_bool().map(|v| v.to_value()), "use true or false"),
-        glib::Type::F64 => (float(value).map(|v| v.to_value()), "use a number"),
-        of if of == gst::Fraction::static_type() => {
-            let whole = value.as_i64().and_then(|v| i32::try_from(v).ok()).map(|v| gst::Fraction::new(v, 1));
-            (fraction(value).or(whole).map(|v| v.to_value()), "use a frame rate like 25/2")
-        }
-        of if of == gst::Array::static_type() => {
-            let numbers = value.as_array().and_then(|values| values.iter().map(float).collect::<Option<Vec<_>>>());
-            (numbers.map(|numbers| gst::Array::new(numbers).to_value()), "use a list of numbers")
-        }
-        _ => (None, "it can't be set"),
-    };
-    found.ok_or_else(|| expected.into())
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ mod imp;
 mod layout;
 mod settings;
 
+pub use settings::properties;
+
 glib::wrapper! {
     /// The element.
     pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object, @implements gst::Preset;

@@ -1,0 +1,645 @@
+// SPDX-License-Identifier: MPL-2.0
+//! A job in a YAML file: sections of settings, scenes that differ from them, and recommended plans (`preset`).
+//!
+//! ```yaml
+//! preset: balanced              # none, balanced, quality or speed: lies below all that the file says
+//! video: {fps: 12, num_inference_steps: 55, motion_bucket_id: 2}
+//! postprocess: {model_path: models/RealESRGAN_x2plus.pth, outscale: 2}
+//! framerate: {mode: interpolate, fps: 24}
+//! output: {container: mp4, folder: out}
+//! scenes:                       # or the name of a file with the list
+//!   - {id: 001, keyframe: shots/001.png, seed: 7, video: {motion_bucket_id: 30}}
+//! ```
+//!
+//! Keys are the elements' properties in snake case (`schema`). What a scene says goes before what the file says. Paths are
+//! relative to the file that they stand in; nothing in them is expanded. A value that is not possible is an error with
+//! file, line and column, at once, whichever scene is wanted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+use serde_yaml::{Mapping, Value};
+
+pub mod element;
+mod presets;
+mod schema;
+mod yaml;
+
+pub use presets::Preset;
+pub use schema::{CONTAINERS, Section};
+
+use crate::settings::Layer;
+use schema::Key;
+use yaml::{Document, Step};
+
+/// What is wrong with a file, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// The file.
+    pub file: PathBuf,
+    /// Line and column, from 1.
+    pub position: Option<(usize, usize)>,
+    /// The key's path: `scenes[0].video.fps`. Empty for the whole file.
+    pub place: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+/// A result with this module's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some((line, column)) = self.position {
+            write!(f, "{line}:{column}:")?;
+        }
+        if !self.place.is_empty() {
+            write!(f, " {}:", self.place)?;
+        }
+        write!(f, " {}", self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Where a value comes from; what comes later goes before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// A recommended plan.
+    Preset(Preset),
+    /// The file.
+    File,
+    /// The scene.
+    Scene,
+    /// A recommended plan that was asked for from outside, or a value that was.
+    Outside,
+}
+
+/// A value of a setting.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// As the property has it.
+    pub value: Json,
+    /// Where it comes from.
+    pub origin: Origin,
+    document: Arc<Document>,
+    place: Vec<Step>,
+}
+
+impl Setting {
+    /// Where it is written: file, line and column.
+    pub fn position(&self) -> (&Path, Option<(usize, usize)>) {
+        (self.document.path(), self.document.position(&self.place))
+    }
+
+    /// An error at this value.
+    pub fn wrong(&self, message: impl Into<String>) -> Error {
+        self.document.wrong(&self.place, message)
+    }
+}
+
+/// Settings by section and key.
+pub type Settings = BTreeMap<(Section, String), Setting>;
+
+/// A scene, with all that it is made with.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    /// Its name.
+    pub id: String,
+    /// Its picture.
+    pub keyframe: Option<PathBuf>,
+    /// Its sound.
+    pub audio: Option<PathBuf>,
+    /// Remarks.
+    pub notes: Option<String>,
+    /// What was set, the file's and the scene's.
+    pub settings: Settings,
+}
+
+impl Scene {
+    /// What was set in a section, by the properties' names.
+    pub fn layer(&self, section: Section) -> Layer {
+        layer(&self.settings, section)
+    }
+
+    /// A value that was set.
+    pub fn get(&self, section: Section, key: &str) -> Option<&Json> {
+        self.settings.get(&(section, key.into())).map(|setting| &setting.value)
+    }
+}
+
+fn layer(settings: &Settings, section: Section) -> Layer {
+    let of_it = settings.iter().filter(|((of, _), _)| *of == section);
+    of_it.map(|((_, key), setting)| (key.replace('_', "-"), setting.value.clone())).collect()
+}
+
+/// A file that was read and checked.
+#[derive(Debug)]
+pub struct Config {
+    document: Arc<Document>,
+    /// What holds for every scene.
+    settings: Settings,
+    scenes: Vec<Scene>,
+}
+
+/// What is asked for from outside of the file, and goes before it.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// A recommended plan.
+    pub preset: Preset,
+    /// Values by their path, as YAML: `video.fps`, `12`.
+    pub values: Vec<(String, String)>,
+}
+
+const TOP: [&str; 7] = ["preset", "video", "image", "postprocess", "framerate", "output", "scenes"];
+const OF_SCENE: [&str; 12] = [
+    "id",
+    "keyframe",
+    "audio",
+    "notes",
+    "duration",
+    "seed",
+    "preset",
+    "video",
+    "image",
+    "postprocess",
+    "framerate",
+    "output",
+];
+
+impl Config {
+    /// Reads a file, and checks all of it.
+    ///
+    /// # Errors
+    /// [`Error`] for the first thing that is wrong.
+    pub fn open(path: &Path, wanted: &Wanted) -> Result<Self> {
+        Self::new(Arc::new(Document::open(path)?), wanted)
+    }
+
+    /// Reads the text of a file that stands at `path`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn parse(path: &Path, text: &str, wanted: &Wanted) -> Result<Self> {
+        Self::new(Arc::new(Document::parse(path, text.into())?), wanted)
+    }
+
+    fn new(document: Arc<Document>, wanted: &Wanted) -> Result<Self> {
+        let empty = Mapping::new();
+        let top = match document.root() {
+            Value::Null => &empty,
+            root => mapping(&document, root, &[])?,
+        };
+        known(&document, top, &[], &TOP)?;
+        let outside = outside(wanted)?;
+        let of_file = Layers { document: &document, map: top, place: vec![], origin: Origin::File };
+        let mut lowest = Settings::new();
+        of_file.add_preset(&mut lowest)?;
+        let mut settings = lowest;
+        of_file.add(&mut settings)?;
+        let mut config = Self { document: document.clone(), settings, scenes: vec![] };
+        if let Some(listed) = top.get("scenes") {
+            config.add_scenes(listed, &outside)?;
+        }
+        config.settings.extend(outside);
+        let scenes = config.scenes.iter().map(|scene| &scene.settings);
+        std::iter::once(&config.settings).chain(scenes).try_for_each(element::check)?;
+        Ok(config)
+    }
+
+    /// The scenes, in their order.
+    pub fn scenes(&self) -> &[Scene] {
+        &self.scenes
+    }
+
+    /// What holds for every scene.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The scene of this name.
+    ///
+    /// # Errors
+    /// [`Error`] with the names that there are.
+    pub fn scene(&self, id: &str) -> Result<&Scene> {
+        self.scenes.iter().find(|scene| scene.id == id).ok_or_else(|| {
+            let ids: Vec<_> = self.scenes.iter().map(|scene| scene.id.as_str()).collect();
+            let has = match &ids[..] {
+                [] => "the file has no scenes".into(),
+                ids if ids.len() > 20 => format!("it has {} scenes, {} to {}", ids.len(), ids[0], ids[ids.len() - 1]),
+                ids => format!("it has {}", ids.join(", ")),
+            };
+            let near = nearest(id, ids.iter().copied()).map(|near| format!("; did you mean {near}?"));
+            self.document
+                .wrong(&["scenes".into()], format!("there is no scene {id:?}: {has}{}", near.unwrap_or_default()))
+        })
+    }
+
+    fn add_scenes(&mut self, listed: &Value, outside: &Settings) -> Result<()> {
+        let mut place: Vec<Step> = vec!["scenes".into()];
+        let mut document = self.document.clone();
+        let mut listed = listed.clone();
+        if let Some(path) = listed.as_str() {
+            let path = folder(&document).join(path);
+            let other = Document::open(&path).map_err(|err| document.wrong(&place, err.to_string()))?;
+            (document, listed, place) = (Arc::new(other), Value::Null, vec![]);
+            // The list itself, or a file of this sort with nothing but the list.
+            listed.clone_from(match document.root() {
+                Value::Mapping(map) => {
+                    known(&document, map, &[], &["scenes"])?;
+                    place.push("scenes".into());
+                    map.get("scenes").unwrap_or(&Value::Null)
+                }
+                root => root,
+            });
+        }
+        let Value::Sequence(items) = listed else {
+            return Err(document.wrong(&place, "use a list of scenes, or the name of a file with one"));
+        };
+        for (number, item) in items.iter().enumerate() {
+            let place = [place.clone(), vec![number.into()]].concat();
+            let scene = self.read_scene(&document, item, place, outside)?;
+            if let Some(other) = self.scenes.iter().position(|other| other.id == scene.id) {
+                let message =
+                    format!("{:?} is the name of scene {}, too: every scene needs its own", scene.id, other + 1);
+                let id = ["scenes".into(), number.into(), "id".into()];
+                return Err(document.wrong(&id, message));
+            }
+            self.scenes.push(scene);
+        }
+        Ok(())
+    }
+
+    fn read_scene(
+        &self,
+        document: &Arc<Document>,
+        item: &Value,
+        place: Vec<Step>,
+        outside: &Settings,
+    ) -> Result<Scene> {
+        let map = mapping(document, item, &place)?;
+        known(document, map, &place, &OF_SCENE)?;
+        let below = |key: &str| [place.clone(), vec![key.into()]].concat();
+        let text = |key: &str| -> Result<Option<String>> {
+            match map.get(key) {
+                None | Some(Value::Null) => Ok(None),
+                Some(Value::String(text)) if !text.is_empty() => Ok(Some(text.clone())),
+                Some(Value::Number(number)) if key == "id" => Ok(Some(number.to_string())),
+                Some(_) => Err(document.wrong(&below(key), "use a text")),
+            }
+        };
+        let id = text("id")?.ok_or_else(|| document.wrong(&place, "a scene needs an id"))?;
+        if id.contains(['/', '\\', '\0']) || id.starts_with('.') {
+            let message = format!("{id:?} can't be the name of a file: use letters, digits, - and _");
+            return Err(document.wrong(&below("id"), message));
+        }
+        let path = |key| text(key).map(|path| path.map(|path| folder(document).join(path)));
+        let layers = Layers { document, map, place: place.clone(), origin: Origin::Scene };
+        let mut settings = Settings::new();
+        // The scene's own plan lies over the file's, and below all that is said.
+        let of_file = self.settings.iter().map(|(key, setting)| (key.clone(), setting.clone()));
+        let (plans, said): (Settings, Settings) =
+            of_file.partition(|(_, setting)| matches!(setting.origin, Origin::Preset(_)));
+        settings.extend(plans);
+        if !layers.add_preset(&mut settings)? {
+            settings.clear();
+        }
+        settings.extend(said);
+        layers.add(&mut settings)?;
+        for key in ["duration", "seed"] {
+            if let Some(value) = map.get(key) {
+                layers.add_value(&mut settings, Section::Video, Section::Video.keys(), key, value, below(key))?;
+            }
+        }
+        settings.extend(outside.clone());
+        Ok(Scene { id, keyframe: path("keyframe")?, audio: path("audio")?, notes: text("notes")?, settings })
+    }
+}
+
+/// Sections that stand somewhere in a file.
+struct Layers<'a> {
+    document: &'a Arc<Document>,
+    map: &'a Mapping,
+    place: Vec<Step>,
+    origin: Origin,
+}
+
+impl Layers<'_> {
+    /// Adds what the sections say.
+    fn add(&self, settings: &mut Settings) -> Result<()> {
+        for section in Section::ALL {
+            let mut place = self.place.clone();
+            let mut map = self.map;
+            let mut is_there = true;
+            for step in section.steps() {
+                let Step::Key(key) = &step else { continue };
+                if !place.is_empty() && place.last() == Some(&"image".into()) {
+                    known(self.document, map, &place, &["instantid"])?;
+                }
+                place.push(step.clone());
+                match map.get(key.as_str()) {
+                    None | Some(Value::Null) => is_there = false,
+                    Some(value) => map = mapping(self.document, value, &place)?,
+                }
+                if !is_there {
+                    break;
+                }
+            }
+            if !is_there {
+                continue;
+            }
+            let keys = section.keys();
+            let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
+            known(self.document, map, &place, &names)?;
+            for (key, value) in map {
+                let Some(name) = key.as_str() else { continue };
+                let place = [place.clone(), vec![name.into()]].concat();
+                self.add_value(settings, section, keys, name, value, place)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_value(
+        &self,
+        settings: &mut Settings,
+        section: Section,
+        keys: &[Key],
+        name: &str,
+        value: &Value,
+        place: Vec<Step>,
+    ) -> Result<()> {
+        // A key without a value says nothing.
+        let Some(key) = keys.iter().find(|key| key.name == name && !value.is_null()) else { return Ok(()) };
+        let wrong = |message: String| self.document.wrong(&place, message);
+        let json = json(value).ok_or_else(|| wrong("use a plain value".into()))?;
+        let read = key.read(&json, &folder(self.document));
+        let value = read.map_err(|right| wrong(format!("{json} is not possible: {right}")))?;
+        // Two names of one setting.
+        let name = if name == "guidance_scale" && section == Section::Video { "max_guidance_scale" } else { name };
+        let setting = Setting { value, origin: self.origin, document: self.document.clone(), place };
+        settings.insert((section, name.into()), setting);
+        Ok(())
+    }
+
+    /// Adds a recommended plan that is named. False if it is said that there is to be none.
+    fn add_preset(&self, settings: &mut Settings) -> Result<bool> {
+        let Some(value) = self.map.get("preset") else { return Ok(true) };
+        let place = [self.place.clone(), vec!["preset".into()]].concat();
+        let preset = value.as_str().and_then(Preset::named).ok_or_else(|| {
+            let message = format!("use {}", Preset::ALL.map(Preset::name).join(", "));
+            self.document.wrong(&place, message)
+        })?;
+        if preset == Preset::None {
+            return Ok(false);
+        }
+        settings.clear();
+        settings.extend(preset.settings()?);
+        Ok(true)
+    }
+}
+
+/// The settings that are asked for from outside.
+fn outside(wanted: &Wanted) -> Result<Settings> {
+    let mut settings = wanted.preset.settings()?;
+    for (path, value) in &wanted.values {
+        let mut sections = Section::ALL.into_iter().filter_map(|section| {
+            let prefix = yaml::shown(&section.steps());
+            Some((section, path.strip_prefix(&prefix)?.strip_prefix('.')?))
+        });
+        let source = PathBuf::from(format!("{path}={value}"));
+        let wrong = |message: &str| Error {
+            file: source.clone(),
+            position: None,
+            place: String::new(),
+            message: message.into(),
+        };
+        let (_, key) = sections.next().ok_or_else(|| {
+            wrong("name a section and a key: video.num_inference_steps, postprocess.outscale, framerate.fps, …")
+        })?;
+        let mut tree = serde_yaml::from_str::<Value>(value).map_err(|err| wrong(&err.to_string()))?;
+        let steps = path.strip_suffix(key).unwrap_or(path).split('.').filter(|step| !step.is_empty());
+        for step in steps.chain([key]).collect::<Vec<_>>().into_iter().rev() {
+            tree = Value::Mapping(Mapping::from_iter([(step.into(), tree)]));
+        }
+        let text = serde_yaml::to_string(&tree).map_err(|err| wrong(&err.to_string()))?;
+        let here = std::env::current_dir().unwrap_or_default().join(&source);
+        let document = Arc::new(Document::parse(&here, text)?);
+        let map = mapping(&document, document.root(), &[])?;
+        Layers { document: &document, map, place: vec![], origin: Origin::Outside }.add(&mut settings)?;
+    }
+    for setting in settings.values_mut() {
+        setting.origin = Origin::Outside;
+    }
+    Ok(settings)
+}
+
+/// The folder that paths in a file are relative to.
+fn folder(document: &Document) -> PathBuf {
+    document.path().parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+fn mapping<'a>(document: &Document, value: &'a Value, place: &[Step]) -> Result<&'a Mapping> {
+    value.as_mapping().ok_or_else(|| document.wrong(place, "use keys and values"))
+}
+
+/// Checks that a mapping has no other keys.
+fn known(document: &Document, map: &Mapping, place: &[Step], keys: &[&str]) -> Result<()> {
+    for key in map.keys() {
+        let Some(name) = key.as_str() else {
+            return Err(document.wrong(place, format!("a key must be a text: {key:?}")));
+        };
+        if !keys.contains(&name) {
+            let near = nearest(name, keys.iter().copied()).map(|near| format!("; did you mean {near}?"));
+            let message = near.unwrap_or_else(|| format!("; there are {}", keys.join(", ")));
+            let place = [place.to_vec(), vec![name.into()]].concat();
+            return Err(document.wrong(&place, format!("there is no such key{message}")));
+        }
+    }
+    Ok(())
+}
+
+/// The name that was probably meant.
+fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |other: &&str| (strsim::normalized_damerau_levenshtein(name, other) * 1e6) as u64;
+    names.max_by_key(likeness).filter(|near| likeness(near) >= 600_000)
+}
+
+/// The same as JSON; `None` for tags and keys that are no texts.
+fn json(value: &Value) -> Option<Json> {
+    Some(match value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => (*value).into(),
+        Value::String(value) => value.clone().into(),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(value), ..) => value.into(),
+            (_, Some(value), _) => value.into(),
+            // JSON has no such numbers as .nan.
+            (.., Some(value)) => {
+                serde_json::Number::from_f64(value).map_or_else(|| value.to_string().into(), Json::Number)
+            }
+            _ => return None,
+        },
+        Value::Sequence(items) => items.iter().map(json).collect::<Option<Vec<_>>>()?.into(),
+        Value::Mapping(_) | Value::Tagged(_) => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config> {
+        gst::init().unwrap();
+        Config::parse(Path::new("/job/config.yaml"), text, &Wanted::default())
+    }
+
+    fn number(scene: &Scene, key: &str) -> f64 {
+        scene.get(Section::Video, key).and_then(Json::as_f64).unwrap_or_else(|| panic!("{key} of {}", scene.id))
+    }
+
+    #[test]
+    fn scenes_go_before_the_file_and_the_file_before_the_plan() {
+        let config = parse(
+            "preset: balanced\n\
+             video: {num_inference_steps: 20, seed: 1, guidance_scale: 6.0}\n\
+             output: {folder: out}\n\
+             scenes:\n\
+             - {id: 001, keyframe: a.png, seed: 7, duration: 2.5}\n\
+             - {id: 2, audio: /s/a.wav, preset: speed, video: {fps: 30000/1001, guidance_scale: 2}}\n\
+             - {id: plain, preset: none, notes: as it is}\n",
+        )
+        .unwrap();
+        let [first, second, plain] = config.scenes() else { panic!("three scenes") };
+        assert_eq!((first.id.as_str(), second.id.as_str()), ("001", "2"));
+        assert_eq!(first.keyframe.as_deref(), Some(Path::new("/job/a.png")));
+        assert_eq!(second.audio.as_deref(), Some(Path::new("/s/a.wav")));
+        assert_eq!(first.get(Section::Output, "folder"), Some(&"/job/out".into()));
+        assert_eq!((number(first, "num_inference_steps"), number(first, "fps")), (20.0, 16.0));
+        assert_eq!((number(first, "seed"), number(first, "duration")), (7.0, 2.5e9));
+        assert_eq!((number(second, "width"), number(second, "seed")), (1024.0, 1.0));
+        assert_eq!(second.layer(Section::Video)["fps"], "30000/1001");
+        assert_eq!((number(first, "max_guidance_scale"), number(second, "max_guidance_scale")), (6.0, 2.0));
+        assert!(plain.get(Section::Video, "width").is_none() && number(plain, "num_inference_steps") == 20.0);
+        let of = |scene: &Scene, key: &str| {
+            let setting = &scene.settings[&(Section::Video, key.to_string())];
+            (setting.origin, setting.position().1)
+        };
+        assert_eq!(of(first, "fps").0, Origin::Preset(Preset::Balanced));
+        assert_eq!(of(first, "num_inference_steps"), (Origin::File, Some((2, 30))));
+        assert_eq!(of(first, "seed"), (Origin::Scene, Some((5, 36))));
+    }
+
+    #[test]
+    fn what_is_asked_for_from_outside_goes_before_all() {
+        gst::init().unwrap();
+        let wanted = Wanted {
+            preset: Preset::Quality,
+            values: vec![("video.fps".into(), "25".into()), ("image.instantid.guidance_scale".into(), "7.5".into())],
+        };
+        let text = "video: {fps: 12, width: 64}\nscenes: [{id: a, video: {fps: 9, seed: 3}}]";
+        let config = Config::parse(Path::new("c.yaml"), text, &wanted).unwrap();
+        let scene = config.scene("a").unwrap();
+        assert_eq!((number(scene, "fps"), number(scene, "width"), number(scene, "seed")), (25.0, 1280.0, 3.0));
+        assert_eq!(scene.get(Section::InstantId, "guidance_scale"), Some(&7.5.into()));
+        for (path, value, part) in [
+            ("fps", "1", "name a section and a key"),
+            ("video.fsp", "1", "did you mean fps?"),
+            ("video.fps", "[", "video.fps=["),
+            ("video.fps", "slow", "25/2"),
+        ] {
+            let wanted = Wanted { values: vec![(path.into(), value.into())], ..Wanted::default() };
+            let message = Config::parse(Path::new("c.yaml"), text, &wanted).unwrap_err().to_string();
+            assert!(message.contains(part), "{path}={value}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        for (text, wanted) in [
+            ("video:\n  fsp: 12", "/job/config.yaml:2:8: video.fsp: there is no such key; did you mean fps?"),
+            ("vido: {}", "1:7: vido: there is no such key; did you mean video?"),
+            ("video: 12", "1:8: video: use keys and values"),
+            ("- a", "use keys and values"),
+            ("video:\n  width: 1001", "2:10: video.width: 1001 is not possible: "),
+            ("video:\n  fps: fast", "2:8: video.fps: \"fast\" is not possible: use a frame rate"),
+            ("video: {noise_aug_strength: -1}", "1:29: video.noise_aug_strength: -1 is not possible"),
+            ("video: {motion_bucket_id: .nan}", "video.motion_bucket_id: "),
+            ("postprocess: {tile: -5}", "1:21: postprocess.tile: -5 is not possible"),
+            ("framerate: {mode: retime, speed: 1/2}", "1:34: framerate.speed: 1/2 is not possible"),
+            ("image: {sdxl: {}}", "image.sdxl: there is no such key"),
+            ("image: {instantid: {num_inference_steps: 0}}", "image.instantid.num_inference_steps: 0 is not possible"),
+            ("preset: best", "preset: use none, balanced, quality, speed"),
+            ("scenes: [{keyframe: a.png}]", "scenes[0]: a scene needs an id"),
+            ("scenes: [{id: a}, {id: a}]", "1:24: scenes[1].id: \"a\" is the name of scene 1, too"),
+            ("scenes: [{id: a/b}]", "scenes[0].id: \"a/b\" can't be the name of a file"),
+            ("scenes: [{id: a, video: {width: 12}}]", "scenes[0].video.width: 12 is not possible"),
+            ("scenes: [{id: a, duration: x}]", "scenes[0].duration: \"x\" is not possible: use seconds"),
+            ("scenes: 5", "use a list of scenes"),
+            ("scenes: nowhere.yaml", "/job/nowhere.yaml: it can't be read"),
+            ("video: {fps: {a: 1}}", "video.fps: use a plain value"),
+            ("1: 2", "a key must be a text"),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains(wanted), "{text}\n{message}\n{wanted}");
+        }
+        let config = parse("scenes: [{id: shot_01}, {id: shot_02}]").unwrap();
+        let message = config.scene("shot_03").unwrap_err().to_string();
+        assert!(message.contains("it has shot_01, shot_02; did you mean shot_0"), "{message}");
+    }
+
+    #[test]
+    fn scenes_may_have_a_file_of_their_own() {
+        gst::init().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        for (name, text) in [
+            ("shots/scenes.json", r#"[{"id": "001", "keyframe": "a.png", "video": {"fps": 9}}]"#),
+            ("shots/scenes.yaml", "scenes: [{id: 001, keyframe: a.png, video: {fps: 9}}]"),
+        ] {
+            write(name, text);
+            let config = write("config.yaml", &format!("video: {{fps: 12}}\nscenes: {name}\n"));
+            let config = Config::open(&config, &Wanted::default()).unwrap();
+            let scene = config.scene("001").unwrap();
+            assert_eq!(scene.keyframe.as_deref(), Some(&*folder.path().join("shots/a.png")));
+            assert_eq!(number(scene, "fps"), 9.0);
+        }
+        write("shots/scenes.yaml", "scenes: [{id: 001, video: {fps: x}}]");
+        let config = write("config.yaml", "scenes: shots/scenes.yaml");
+        let message = Config::open(&config, &Wanted::default()).unwrap_err().to_string();
+        assert!(message.contains("scenes.yaml:1:33: scenes[0].video.fps"), "{message}");
+    }
+
+    #[test]
+    fn anchors_and_merge_keys_are_followed() {
+        let config = parse(
+            "scenes:\n- &a {id: a, video: &calm {motion_bucket_id: 2}}\n- {id: b, video: {<<: *calm, seed: 5}}\n",
+        )
+        .unwrap();
+        assert_eq!(number(config.scene("b").unwrap(), "motion_bucket_id"), 2.0);
+        assert!(parse("").unwrap().scenes().is_empty());
+    }
+
+    #[test]
+    fn the_plans_are_those_of_their_file() {
+        gst::init().unwrap();
+        for (preset, steps, width) in
+            [(Preset::Balanced, 65, 1280), (Preset::Quality, 70, 1280), (Preset::Speed, 60, 1024)]
+        {
+            let settings = preset.settings().unwrap();
+            let value = |key: &str| settings[&(Section::Video, key.to_string())].value.clone();
+            assert_eq!((value("num_inference_steps"), value("width")), (steps.into(), width.into()));
+            assert_eq!(Preset::named(preset.name()), Some(preset));
+        }
+        assert!(Preset::None.settings().unwrap().is_empty());
+    }
+}
