@@ -132,10 +132,9 @@ pub(super) fn check(settings: &Settings) -> Result<()> {
     };
     let postprocess = || realesrganscale::check(&of(Section::Postprocess));
     let framerate = || frameratetune::check(&of(Section::Framerate));
-    let checks: [(Section, &dyn Fn() -> Result<(), EngineError>); 3] =
-        [(Section::Video, &video), (Section::Postprocess, &postprocess), (Section::Framerate, &framerate)];
-    for (section, check) in checks {
-        let Err(err) = check() else { continue };
+    let checked = [(Section::Video, video()), (Section::Postprocess, postprocess()), (Section::Framerate, framerate())];
+    for (section, result) in checked {
+        let Err(err) = result else { continue };
         let (name, message) = match err {
             EngineError::Param { name, value, expected } => {
                 (name.replace('-', "_"), format!("{value} is not possible: {expected}"))
