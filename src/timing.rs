@@ -93,6 +93,8 @@ pub struct Settings {
     /// The time at which the input and the output begin, in nanoseconds: a segment's start. `None` is that of the first
     /// frame. What is before the first frame shows the first frame.
     pub origin: Option<u64>,
+    /// The input's time at which all ends, in nanoseconds, whatever its last frame says: a segment's stop.
+    pub stop: Option<u64>,
     /// The longest time between two frames that have something between them, in nanoseconds: over a longer one the
     /// first is held.
     pub longest: u64,
@@ -105,7 +107,16 @@ impl Settings {
     /// Settings with these, and: the speed 1, no rate of the input, the first frame's time as origin, a second at the
     /// longest, three repeated frames.
     pub fn new(mode: Mode, rate: Fraction) -> Self {
-        Self { mode, rate, speed: Fraction::ONE, input_rate: None, origin: None, longest: SECOND, repeats: 3 }
+        Self {
+            mode,
+            rate,
+            speed: Fraction::ONE,
+            input_rate: None,
+            origin: None,
+            stop: None,
+            longest: SECOND,
+            repeats: 3,
+        }
     }
 
     /// Whether the output's frames are at the same times.
@@ -373,9 +384,18 @@ impl Planner {
         None
     }
 
-    /// Holds the last frame up to `end`, in nanoseconds, if it ends before: nothing comes until then.
+    /// Leaves out the output frames before `time`, in nanoseconds.
+    pub fn skip(&mut self, time: u64) {
+        let since = i128::from(time) * self.parts - self.position();
+        if since > 0 && self.settings.mode != Mode::Retime {
+            self.number += u64::try_from(since / self.step).unwrap_or(u64::MAX >> 1) + u64::from(since % self.step > 0);
+        }
+    }
+
+    /// Holds the last frame up to `end`, in nanoseconds, if it ends before: nothing comes until then, and what comes next
+    /// does not follow it.
     pub fn hold(&mut self, end: u64) {
-        self.end = self.end.max(i128::from(end) * self.parts);
+        self.end = self.end.max(self.stopped(i128::from(end) * self.parts));
         self.is_connected = false;
         self.tell_end();
     }
@@ -398,12 +418,8 @@ impl Planner {
         }
         // A plan that goes on does not fill up what is long past.
         let since = i128::from(time) * self.parts - self.position();
-        if self.start.is_none()
-            && self.number > 0
-            && self.settings.mode != Mode::Retime
-            && since >= i128::from(SECOND) * self.parts
-        {
-            self.number += (since / self.step) as u64 + u64::from(since % self.step > 0);
+        if self.start.is_none() && self.number > 0 && since >= i128::from(SECOND) * self.parts {
+            self.skip(time);
         }
         *self.start.get_or_insert(time)
     }
@@ -425,7 +441,7 @@ impl Planner {
             _ => before.map_or(self.step, |before| at - before),
         };
         self.told = at;
-        self.end = at + lasts;
+        self.end = self.stopped(at + lasts);
         Some(at)
     }
 
@@ -433,6 +449,11 @@ impl Planner {
     fn nominal(&self) -> Option<i128> {
         let rate = self.settings.input_rate?;
         Some(i128::from(SECOND) * i128::from(rate.denom) * (self.parts / i128::from(rate.numer)))
+    }
+
+    /// A time, in parts, or that at which all ends.
+    fn stopped(&self, at: i128) -> i128 {
+        self.settings.stop.map_or(at, |stop| at.min(i128::from(stop) * self.parts))
     }
 
     /// Where a frame is whose timestamp may be rounded, in parts.

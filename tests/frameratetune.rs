@@ -35,13 +35,28 @@ impl Bench {
         element.set_bus(Some(&bus));
         let mut harness = Harness::with_element(&element, Some("sink"), Some("src"));
         harness.set_sink_caps(caps(&format!("framerate={to}")));
-        let mut bench = Self { harness, element, bus };
-        bench.rate(size, from);
-        bench
+        let (width, height) = size;
+        harness.set_src_caps(caps(&format!("format=RGB,width={width},height={height},framerate={from}")));
+        Self { harness, element, bus }
     }
 
     fn rate(&mut self, (width, height): (i32, i32), from: &str) {
-        self.harness.set_src_caps(caps(&format!("format=RGB,width={width},height={height},framerate={from}")));
+        let caps = caps(&format!("format=RGB,width={width},height={height},framerate={from}"));
+        assert!(self.harness.push_event(gst::event::Caps::new(&caps)));
+    }
+
+    /// Pushes a segment of this rate and stop in milliseconds.
+    fn segment(&mut self, rate: f64, stop: Option<u64>, base: u64) {
+        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        segment.set_rate(rate);
+        segment.set_stop(stop.map(ms));
+        segment.set_base(ms(base));
+        assert!(self.harness.push_event(gst::event::Segment::new(&segment)));
+    }
+
+    /// The times of what has come out, in milliseconds.
+    fn times(&mut self) -> Vec<u64> {
+        std::iter::from_fn(|| self.harness.try_pull()).map(|buffer| buffer.pts().unwrap().mseconds()).collect()
     }
 
     fn push(&mut self, bytes: &[u8], pts: gst::ClockTime, duration: gst::ClockTime) -> Result<(), gst::FlowError> {
@@ -326,6 +341,10 @@ fn latency_is_a_frame_of_the_input() {
     // Or how long a frame of the output lasts.
     let bench = Bench::new("mode=duplicate", SIZE, "10/1", "4/1");
     assert_eq!(bench.harness.query_latency(), Some(ms(250)));
+    let bench = Bench::new("mode=duplicate max-gap=18446744073709551615", SIZE, "0/1", "1/20");
+    assert_eq!(bench.harness.query_latency(), Some(ms(20_000)));
+    let bench = Bench::new("mode=blend max-gap=150000000", SIZE, "10/1", "20/1");
+    assert_eq!(bench.harness.query_latency(), Some(ms(200)));
 }
 
 /// Times and durations in milliseconds, and the first byte.
@@ -385,25 +404,128 @@ fn frames_of_a_gap_come_with_it() {
     bench.push(&shades(&[10])[0], ms(0), ms(100)).unwrap();
     let gap = gst::event::Gap::builder(ms(100)).duration(ms(200)).build();
     assert!(bench.harness.push_event(gap));
-    let buffers: Vec<_> = std::iter::from_fn(|| bench.harness.try_pull()).collect();
-    assert_eq!(
-        buffers.iter().map(|buffer| buffer.pts().unwrap().mseconds()).collect::<Vec<_>>(),
-        [0, 50, 100, 150, 200, 250]
-    );
+    assert_eq!(bench.times(), [0, 50, 100, 150, 200, 250]);
+    // Before the first frame it is passed on, and nothing is shown in it.
+    let mut bench = Bench::new("mode=blend", SIZE, "10/1", "20/1");
+    assert!(bench.harness.push_event(gst::event::Gap::builder(ms(0)).duration(ms(500)).build()));
+    bench.push(&shades(&[10])[0], ms(500), ms(100)).unwrap();
+    assert!(bench.harness.push_event(gst::event::Eos::new()));
+    assert_eq!(bench.times(), [500, 550]);
+}
+
+#[test]
+fn a_segment_that_only_ends_elsewhere_is_no_jump() {
+    let frames = shades(&[10, 20, 30, 40]);
+    for is_new_stream in [false, true] {
+        let mut bench = Bench::new("mode=duplicate", SIZE, "10/1", "10/1");
+        bench.segment(1.0, None, 0);
+        bench.push(&frames[0], ms(0), ms(100)).unwrap();
+        bench.push(&frames[1], ms(100), ms(100)).unwrap();
+        if is_new_stream {
+            assert!(bench.harness.push_event(gst::event::StreamStart::new("another")));
+            bench.rate(SIZE, "10/1");
+        }
+        bench.segment(1.0, Some(10_000), 0);
+        bench.push(&frames[2], ms(200), ms(100)).unwrap();
+        bench.push(&frames[3], ms(300), ms(100)).unwrap();
+        assert!(bench.harness.push_event(gst::event::Eos::new()));
+        assert_eq!(bench.times(), [0, 100, 200, 300], "{is_new_stream}");
+    }
+}
+
+#[test]
+fn nothing_lasts_longer_than_its_segment() {
+    let mut bench = Bench::new("mode=duplicate", SIZE, "10/1", "20/1");
+    bench.segment(1.0, Some(200), 0);
+    bench.push(&shades(&[10])[0], ms(0), gst::ClockTime::from_seconds(3600)).unwrap();
+    assert!(bench.harness.push_event(gst::event::Eos::new()));
+    assert_eq!(bench.times(), [0, 50, 100, 150]);
+}
+
+#[test]
+fn retimed_streams_follow_one_another() {
+    // A second at 10 frames a second, shown in 200 ms, and then one at 25.
+    let mut bench = Bench::new("mode=retime", SIZE, "10/1", "50/1");
+    bench.segment(1.0, None, 0);
+    for number in 0..10 {
+        bench.push(&shades(&[10])[0], ms(100 * number), ms(100)).unwrap();
+    }
+    assert!(bench.harness.push_event(gst::event::StreamStart::new("another")));
+    bench.rate(SIZE, "25/1");
+    bench.segment(1.0, None, 1000);
+    bench.push(&shades(&[20])[0], ms(0), ms(40)).unwrap();
+    let segments = std::iter::from_fn(|| bench.harness.try_pull_event());
+    let bases = segments.filter_map(|event| match event.view() {
+        gst::EventView::Segment(segment) => segment.segment().downcast_ref::<gst::ClockTime>()?.base(),
+        _ => None,
+    });
+    assert_eq!(bases.last(), Some(ms(200)));
+}
+
+#[test]
+fn frames_lie_as_downstream_can_read_them() {
+    // A decoder pads its frames where it may.
+    register();
+    let folder = tempfile::tempdir().unwrap();
+    for (properties, frames) in [("mode=duplicate", 8), ("mode=blend fps=20/1", 16)] {
+        let path = folder.path().join("frames");
+        let made = play(&format!(
+            "videotestsrc num-buffers=8 ! video/x-raw,format=I420,width=64,height=48,framerate=10/1 ! \
+             vp9enc deadline=1 cpu-used=8 ! vp9dec ! frameratetune device=cpu {properties} ! filesink location=\"{}\"",
+            path.display()
+        ));
+        made.set_state(gst::State::Null).unwrap();
+        assert_eq!(path.metadata().unwrap().len(), frames * 64 * 48 * 3 / 2, "{properties}");
+    }
+}
+
+#[test]
+fn seeks_count_from_the_end_too_and_before_anything_is_known() {
+    register();
+    let element = gst::parse::launch("frameratetune device=cpu mode=duplicate speed=1/2").unwrap();
+    let mut harness = Harness::with_element(&element, Some("sink"), Some("src"));
+    harness.play();
+    let mut asked = |kind, nanoseconds: i64| {
+        let (flags, to) = (gst::SeekFlags::FLUSH, gst::ClockTime::from_nseconds(nanoseconds as u64));
+        harness.push_upstream_event(gst::event::Seek::new(
+            1.0,
+            flags,
+            kind,
+            to,
+            gst::SeekType::None,
+            gst::ClockTime::NONE,
+        ));
+        let events = std::iter::from_fn(|| harness.try_pull_upstream_event());
+        let starts = events.filter_map(|event| match event.view() {
+            gst::EventView::Seek(seek) => Some(seek.get().3),
+            _ => None,
+        });
+        match starts.last() {
+            Some(gst::GenericFormattedValue::Time(Some(start))) => start.nseconds() as i64,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(asked(gst::SeekType::Set, 8_000_000_000), 4_000_000_000);
+    assert_eq!(asked(gst::SeekType::End, -5_000_000_000), -2_500_000_000);
 }
 
 #[test]
 fn what_is_played_backwards_comes_backwards() {
     let mut bench = Bench::new("mode=blend scene-threshold=1 speed=1/2", SIZE, "10/1", "10/1");
-    let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
-    segment.set_rate(-1.0);
-    segment.set_stop(ms(400));
-    assert!(bench.harness.push_event(gst::event::Segment::new(&segment)));
+    bench.segment(-1.0, Some(400), 0);
     for (number, frame) in shades(&[10, 20, 30, 40]).iter().enumerate().rev() {
         bench.push(frame, ms(100 * number as u64), ms(100)).unwrap();
     }
     let wanted = [(700, 40), (600, 35), (500, 30), (400, 25), (300, 20), (200, 15), (100, 10), (0, 10)];
     assert_eq!(seen(&bench.end()), wanted.map(|(time, shade)| (time, 100, shade)));
+    // What lies behind where it begins is not shown, and frames need not say how long they last.
+    let mut bench = Bench::new("mode=duplicate", SIZE, "10/1", "10/1");
+    bench.segment(-1.0, Some(200), 0);
+    for (number, frame) in shades(&[10, 20, 30, 40]).iter().enumerate().rev() {
+        bench.push(frame, ms(100 * number as u64), gst::ClockTime::ZERO).unwrap();
+    }
+    assert_eq!(seen(&bench.end()), [(100, 100, 20), (0, 100, 10)]);
+    assert_eq!(bench.counts(), [4, 2, 0, 2, 0]);
 }
 
 #[test]

@@ -16,19 +16,21 @@ use tch::{Device, Kind};
 
 use super::caps;
 use super::settings::{self, Mode, Settings, fraction};
-use super::tuner::{Clock, Ended, Format, Means, Tuner};
+use super::tuner::{Clock, Ended, Format, Means, Tail, Tuner};
 use crate::engine::device::DeviceChoice;
 use crate::engine::rife::{Model, inspect};
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result};
 use crate::timing::{self, Counts, Fraction, Planner};
-use crate::{errors, filter, models, progress, video};
-
-/// The model that is taken where none is named.
-const DEFAULT_MODEL: &str = "rife/rife-v4.25.safetensors";
+use crate::{errors, filter, progress, video};
 
 static CAT: LazyLock<gst::DebugCategory> =
     LazyLock::new(|| gst::DebugCategory::new("frameratetune", gst::DebugColorFlags::empty(), Some("Frame rate tuner")));
+
+/// The latency for input without a rate is no longer than this, in nanoseconds.
+const LATEST: u64 = 10_000_000_000;
+/// Buffers of the input that are kept at once: two, one that waits to be pushed, and the next.
+const KEPT: u32 = 4;
 
 /// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
 /// taken in this order: `state`, and what [`Cancel::cancel`] takes.
@@ -56,11 +58,15 @@ struct State {
 struct Run {
     setup: Arc<Setup>,
     worker: Option<Arc<Worker<Model>>>,
-    plan: Option<Plan>,
+    negotiated: Option<Negotiated>,
     /// The input's segment.
     segment: gst::FormattedSegment<gst::ClockTime>,
-    /// Where the output goes on, if it did not begin with the segment.
+    /// Its base and that of the output's segment, and the output's time over the input's.
+    bases: Option<(gst::ClockTime, gst::ClockTime, (u64, u64))>,
+    /// Where the segment's output goes on, if it has begun.
     ended: Option<Ended>,
+    /// The input's time that the segment has come to with gaps, by the planner.
+    reached: gst::ClockTime,
     /// Where a segment that is played backwards begins, if it does not say: with its first frame.
     backwards_from: Option<gst::ClockTime>,
     has_failed: bool,
@@ -81,7 +87,9 @@ struct Setup {
 
 /// What was negotiated.
 #[derive(Clone)]
-struct Plan {
+struct Negotiated {
+    /// The input's caps.
+    caps: gst::Caps,
     format: Arc<Format>,
     settings: timing::Settings,
     /// The output's time over the input's; `None` if the input has no rate to tell.
@@ -91,21 +99,56 @@ struct Plan {
 }
 
 impl Run {
-    /// The output's time for one of the input, and back.
-    fn stretched(&self, time: gst::ClockTime, back: bool) -> Option<gst::ClockTime> {
-        let (numer, denom) = self.plan.as_ref()?.stretch?;
-        if back { time.mul_div_round(denom, numer) } else { time.mul_div_round(numer, denom) }
+    /// The output's time over the input's; `None` if that is not known.
+    fn stretch(&self) -> Option<(u64, u64)> {
+        let settings = &self.setup.settings;
+        match &self.negotiated {
+            Some(negotiated) => negotiated.stretch,
+            None if settings.mode == Mode::Retime => None,
+            None => fraction(settings.speed).map(|speed| (speed.denom(), speed.numer())),
+        }
     }
 
-    /// The output's value for one of the input, if it is a time.
+    /// Whether the output's times are others than the input's.
+    fn is_stretched(&self) -> bool {
+        self.stretch().is_none_or(|(numer, denom)| numer != denom)
+    }
+
+    /// The output's time for one of the input. `None` if it is not known.
+    fn stretched(&self, time: gst::ClockTime) -> Option<gst::ClockTime> {
+        let (numer, denom) = self.stretch()?;
+        time.mul_div_round(numer, denom)
+    }
+
+    /// The same for a value, if it is a time.
     fn stretched_value(&self, value: gst::GenericFormattedValue) -> Option<gst::GenericFormattedValue> {
         let gst::GenericFormattedValue::Time(time) = value else { return None };
-        Some(self.stretched(time?, false)?.into())
+        Some(self.stretched(time?)?.into())
+    }
+
+    /// The input's value for one of the output, if it is a time. `from_end` is one that counts back from the end.
+    fn shrunk_value(&self, value: gst::GenericFormattedValue, from_end: bool) -> Option<gst::GenericFormattedValue> {
+        let gst::GenericFormattedValue::Time(Some(time)) = value else { return None };
+        let (numer, denom) = self.stretch()?;
+        let nanoseconds = time.nseconds();
+        // GStreamer keeps what is before the end as a number below 0.
+        let (back, time) = if from_end && (nanoseconds as i64) < 0 {
+            (true, gst::ClockTime::from_nseconds((nanoseconds as i64).unsigned_abs()))
+        } else {
+            (false, time)
+        };
+        let shrunk = time.mul_div_round(denom, numer)?;
+        let shrunk = if back { shrunk.nseconds().wrapping_neg() } else { shrunk.nseconds() };
+        Some(gst::ClockTime::from_nseconds(shrunk.min(u64::MAX - 1)).into())
+    }
+
+    fn is_backwards(&self) -> bool {
+        self.segment.rate() < 0.0
     }
 
     /// The planner's time for what lasts from `time` to `end`: it counts from the end of a segment that is played backwards.
-    fn planned(&mut self, time: gst::ClockTime, end: gst::ClockTime) -> gst::ClockTime {
-        if self.segment.rate() > 0.0 {
+    fn mirrored(&mut self, time: gst::ClockTime, end: gst::ClockTime) -> gst::ClockTime {
+        if !self.is_backwards() {
             return time;
         }
         let from = self.segment.stop().unwrap_or_else(|| *self.backwards_from.get_or_insert(end));
@@ -114,11 +157,7 @@ impl Run {
 
     /// Forgets all of the output before.
     fn begin_anew(&mut self) {
-        (self.ended, self.backwards_from) = (None, None);
-    }
-
-    fn is_stretched(&self) -> bool {
-        self.plan.as_ref().is_some_and(|plan| plan.stretch.is_none_or(|(numer, denom)| numer != denom))
+        (self.ended, self.reached, self.backwards_from) = (None, gst::ClockTime::ZERO, None);
     }
 }
 
@@ -131,12 +170,11 @@ impl FrameRateTune {
         let device = choice.resolve().map_err(error)?;
         let kind = settings.precision().kind(device);
         let may_interpolate = matches!(settings.mode, Mode::Auto | Mode::Interpolate);
-        let named = settings.model_path.as_deref();
-        let model = match models::file(named, DEFAULT_MODEL, ".safetensors or .pkl") {
+        let model = match settings.model_file() {
             _ if !may_interpolate => None,
             Ok(path) => Some(path),
             // Nobody has asked for it.
-            Err(_) if settings.mode == Mode::Auto && named.is_none() => None,
+            Err(_) if settings.mode == Mode::Auto && settings.model_path.is_none() => None,
             Err(message) => return Err(message),
         };
         if let Some(path) = &model {
@@ -145,9 +183,11 @@ impl FrameRateTune {
         Ok(Run {
             setup: Arc::new(Setup { settings, device, kind, model, closing: Cancel::default() }),
             worker: None,
-            plan: None,
+            negotiated: None,
             segment: gst::FormattedSegment::new(),
+            bases: None,
             ended: None,
+            reached: gst::ClockTime::ZERO,
             backwards_from: None,
             has_failed: false,
             has_warned: false,
@@ -179,6 +219,10 @@ impl FrameRateTune {
         }
     }
 
+    fn is_stretched(&self) -> bool {
+        self.state.lock().unwrap().run.as_ref().is_some_and(Run::is_stretched)
+    }
+
     /// Ends the frame in work, and those that come before [`Self::resume`].
     fn interrupt(&self) {
         self.state.lock().unwrap().cancel.cancel();
@@ -186,7 +230,7 @@ impl FrameRateTune {
 
     /// The output's time for one of the input, if it is another.
     fn stretched(&self, time: gst::ClockTime) -> Option<gst::ClockTime> {
-        self.state.lock().unwrap().run.as_ref().filter(|run| run.is_stretched())?.stretched(time, false)
+        self.state.lock().unwrap().run.as_ref().filter(|run| run.is_stretched())?.stretched(time)
     }
 
     /// Lets frames be worked on again. Those that were on their way are gone.
@@ -254,34 +298,38 @@ impl FrameRateTune {
     /// A tuner for a frame at `time`, by the planner, which is its first.
     fn tuner(&self, time: gst::ClockTime) -> Result<Tuner, gst::FlowError> {
         let fail = |err: timing::TooFine| self.fail(gst::error_msg!(gst::LibraryError::Settings, ("{err}")));
-        let (plan, ended, begin, stretched, mirror) = {
+        let (negotiated, ended, begin, stretched, mirror, stop, reached) = {
             let mut state = self.state.lock().unwrap();
             let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
             if run.has_failed {
                 return Err(gst::FlowError::Error);
             }
-            let plan = run.plan.clone().ok_or(gst::FlowError::NotNegotiated)?;
-            let backwards = (run.segment.rate() < 0.0).then(|| run.segment.stop().or(run.backwards_from)).flatten();
-            let start =
-                if backwards.is_some() { gst::ClockTime::ZERO } else { run.segment.start().unwrap_or_default() };
-            // Long before the first frame there is nothing to show.
+            let negotiated = run.negotiated.clone().ok_or(gst::FlowError::NotNegotiated)?;
+            let ended = run.ended.take();
+            let (start, stop) = (run.segment.start().unwrap_or_default(), run.segment.stop());
+            let from = stop.or(run.backwards_from).filter(|_| run.is_backwards());
+            let (start, stop) =
+                from.map_or((start, stop), |from| (gst::ClockTime::ZERO, Some(from.saturating_sub(start))));
+            // From the segment's start; but long before the first frame there is nothing to show.
             let begin = if time < start + gst::ClockTime::SECOND { start } else { time };
-            let stretched = |time| if run.is_stretched() { run.stretched(time, false).unwrap_or(time) } else { time };
-            let (stretched, mirror) = (stretched(begin), backwards.map(|from| stretched(from).nseconds()));
-            (plan, run.ended.take(), begin, stretched, mirror)
+            let stretched = |time| if run.is_stretched() { run.stretched(time).unwrap_or(time) } else { time };
+            let (stretched, mirror) = (stretched(begin), from.map(|from| stretched(from).nseconds()));
+            (negotiated, ended, begin, stretched, mirror, stop, run.reached)
         };
-        let (planner, clock) = match ended {
-            Some(Ended { planner, clock, is_cut }) => {
-                let (planner, more) = planner.follow(plan.settings, time.nseconds(), is_cut).map_err(fail)?;
+        let settings = timing::Settings { stop: stop.map(gst::ClockTime::nseconds), ..negotiated.settings };
+        let (mut planner, clock) = match ended {
+            Some(Ended { planner, clock, tail }) => {
+                let (planner, more) = planner.follow(settings, time.nseconds(), tail == Tail::Cut).map_err(fail)?;
                 (planner, Clock { offset: clock.offset + more, ..clock })
             }
             None => {
-                let settings = timing::Settings { origin: Some(begin.nseconds()), ..plan.settings };
+                let settings = timing::Settings { origin: Some(begin.nseconds()), ..settings };
                 let offset = i128::from(stretched.nseconds()) - i128::from(begin.nseconds());
                 (Planner::new(settings).map_err(fail)?, Clock { offset, mirror })
             }
         };
-        Ok(Tuner::new(plan.format, planner, clock))
+        planner.skip(reached.nseconds());
+        Ok(Tuner::new(negotiated.format, planner, clock))
     }
 
     /// Takes a frame.
@@ -295,8 +343,15 @@ impl FrameRateTune {
             let mut state = self.state.lock().unwrap();
             let cancel = state.cancel.clone();
             let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
-            let lasts = buffer.duration().or(run.plan.as_ref().and_then(Plan::frame)).unwrap_or_default();
-            (cancel, run.planned(time, time + lasts), run.segment.rate() < 0.0)
+            let is_backwards = run.is_backwards();
+            if is_backwards && run.segment.stop().is_some_and(|stop| time >= stop) {
+                // It is before what is wanted.
+                state.counts = sum(state.counts, Counts { input: 1, dropped: 1, ..Counts::default() });
+                return Ok(());
+            }
+            let lasts = buffer.duration().filter(|lasts| !lasts.is_zero());
+            let lasts = lasts.or(run.negotiated.as_ref().and_then(Negotiated::frame)).unwrap_or_default();
+            (cancel, run.mirrored(time, time.saturating_add(lasts)), is_backwards)
         };
         let tuner = self.tuner.lock().unwrap().take();
         let mut tuner = match tuner {
@@ -313,11 +368,10 @@ impl FrameRateTune {
         told
     }
 
-    /// Lets everything out that is on its way, the last frame for its full time. `is_cut` ends the output there; else it
-    /// may go on with frames at the times that come next.
-    fn drain(&self, is_cut: bool) -> Result<(), gst::FlowError> {
+    /// Lets everything out that is on its way, the last frame for its full time.
+    fn drain(&self, tail: Tail) -> Result<(), gst::FlowError> {
         let Some(mut tuner) = self.tuner.lock().unwrap().take() else { return Ok(()) };
-        tuner.finish(is_cut);
+        tuner.finish(tail);
         let result = self.push_all(&mut tuner);
         let mut state = self.state.lock().unwrap();
         state.counts = sum(state.counts, tuner.counts());
@@ -328,11 +382,11 @@ impl FrameRateTune {
         result
     }
 
-    /// The same, where nothing goes on.
+    /// The same at the end of a stream. If its segment goes on after all, so do the output's times.
     fn end(&self) {
-        let _ = self.drain(true);
-        if let Some(run) = &mut self.state.lock().unwrap().run {
-            run.begin_anew();
+        let _ = self.drain(Tail::Cut);
+        if let Some(ended) = self.state.lock().unwrap().run.as_mut().and_then(|run| run.ended.as_mut()) {
+            ended.tail = Tail::Whole;
         }
     }
 
@@ -348,17 +402,19 @@ impl FrameRateTune {
 
     /// Holds the last frame over a gap. False if there is none.
     fn hold(&self, time: gst::ClockTime, duration: Option<gst::ClockTime>) -> bool {
-        let Some(mut tuner) = self.tuner.lock().unwrap().take() else { return false };
-        let end = time + duration.unwrap_or_default();
-        let end = self.state.lock().unwrap().run.as_mut().map(|run| {
-            let (is_backwards, begin) = (run.segment.rate() < 0.0, run.planned(time, end));
-            if is_backwards { begin + (end - time) } else { end }
-        });
-        if let Some(end) = end {
-            tuner.hold(end.nseconds());
-            // What is wrong is told when a frame comes.
-            let _ = self.push_all(&mut tuner);
+        let end = time.saturating_add(duration.unwrap_or_default());
+        let tuner = self.tuner.lock().unwrap().take();
+        {
+            let mut state = self.state.lock().unwrap();
+            let Some(run) = &mut state.run else { return false };
+            let begin = run.mirrored(time, end);
+            run.reached = run.reached.max(begin.saturating_add(end.saturating_sub(time)));
         }
+        let Some(mut tuner) = tuner else { return false };
+        let reached = self.state.lock().unwrap().run.as_ref().map_or(end, |run| run.reached);
+        tuner.hold(reached.nseconds());
+        // What is wrong is told when a frame comes.
+        let _ = self.push_all(&mut tuner);
         *self.tuner.lock().unwrap() = Some(tuner);
         true
     }
@@ -366,22 +422,39 @@ impl FrameRateTune {
     /// The output's segment for one of the input.
     fn segment(&self, event: &gst::event::Segment) -> Option<gst::Event> {
         let segment = event.segment().downcast_ref::<gst::ClockTime>()?.clone();
-        // The same once more is no jump.
-        let is_same = self.state.lock().unwrap().run.as_ref().is_some_and(|run| run.segment == segment);
-        if !is_same {
+        // One that only ends elsewhere, or says where it is, is no jump.
+        let mapping = |segment: &gst::FormattedSegment<gst::ClockTime>| {
+            (segment.rate(), segment.base(), segment.offset(), segment.start(), segment.time())
+        };
+        let goes_on =
+            self.state.lock().unwrap().run.as_ref().is_some_and(|run| mapping(&run.segment) == mapping(&segment));
+        if !goes_on {
             self.end();
         }
         let mut state = self.state.lock().unwrap();
         let run = state.run.as_mut()?;
+        if !goes_on {
+            run.begin_anew();
+        }
         run.segment = segment.clone();
         if !run.is_stretched() {
+            run.bases = None;
             return None;
         }
         let mut output = segment;
-        let stretched = |time: Option<gst::ClockTime>| time.and_then(|time| run.stretched(time, false));
+        let stretched = |time: Option<gst::ClockTime>| time.and_then(|time| run.stretched(time));
         let (start, stop, time) = (stretched(output.start()), stretched(output.stop()), stretched(output.time()));
-        let (base, offset) = (stretched(output.base()), stretched(output.offset()));
-        output.set_base(base.or(output.base()));
+        // What was before took as long as it did, whatever it would take now.
+        let input = output.base().unwrap_or_default();
+        let base = match run.bases {
+            Some((before, base, (numer, denom))) if input >= before => {
+                (input - before).mul_div_round(numer, denom).map(|more| base + more)
+            }
+            _ => run.stretched(input),
+        };
+        let (base, offset) = (base.unwrap_or(input), stretched(output.offset()));
+        run.bases = run.stretch().map(|stretch| (input, base, stretch));
+        output.set_base(base);
         output.set_offset(offset.or(output.offset()));
         output.set_start(start.or(output.start()));
         output.set_stop(stop);
@@ -393,7 +466,12 @@ impl FrameRateTune {
     }
 }
 
-impl Plan {
+impl Negotiated {
+    /// Bytes of a frame.
+    fn size(&self) -> usize {
+        self.format.info.size()
+    }
+
     /// How long a frame of the input lasts, by its rate.
     fn frame(&self) -> Option<gst::ClockTime> {
         let rate = self.settings.input_rate?;
@@ -542,8 +620,8 @@ impl BaseTransformImpl for FrameRateTune {
         let rate_out = fraction(output.fps()).ok_or_else(|| gst::loggable_error!(CAT, "no rate: {outcaps}"))?;
         let input_rate = fraction(input.fps());
         let known = self.state.lock().unwrap().run.as_ref().map(|run| {
-            let Run { setup, worker, plan, .. } = run;
-            (setup.clone(), worker.clone(), plan.clone())
+            let Run { setup, worker, negotiated, .. } = run;
+            (setup.clone(), worker.clone(), negotiated.clone())
         });
         let (setup, mut worker, before) =
             known.ok_or_else(|| gst::loggable_error!(CAT, "caps for an element that is not running"))?;
@@ -554,17 +632,18 @@ impl BaseTransformImpl for FrameRateTune {
             (timing::Mode::Retime, None) => None,
             _ => Some((speed.denom(), speed.numer())),
         };
-        // A frame is known with the next one, or with the next that differs.
-        let longest = setup.settings.max_gap.nseconds();
+        // A frame is known with the next one, or with the next that differs; and how long the output's frame lasts, with
+        // the one behind it.
+        let longest = setup.settings.max_gap;
+        let lasts = gst::ClockTime::SECOND.nseconds() * rate_out.denom() / rate_out.numer();
         let latency = match (mode, input_rate) {
             (timing::Mode::Retime, _) => None,
-            (_, None) => Some(longest),
+            (_, None) => Some(longest.min(LATEST).max(lasts)),
             (_, Some(rate)) => {
-                let frame = gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer();
+                let frame = (gst::ClockTime::SECOND.nseconds() * rate.denom() / rate.numer()).max(1);
                 let repeats = if mode == timing::Mode::Interpolate { setup.settings.max_repeats as u64 } else { 0 };
-                let known = frame.saturating_mul(repeats + 1).min(longest.max(frame));
-                // And how long the output's frame lasts, with the one behind it.
-                Some(known.max(gst::ClockTime::SECOND.nseconds() * rate_out.denom() / rate_out.numer()))
+                let frames = (repeats + 1).min(longest.div_ceil(frame)).max(1);
+                Some(frame.saturating_mul(frames).max(lasts))
             }
         };
         let repeats = setup.settings.max_repeats as u32;
@@ -572,12 +651,12 @@ impl BaseTransformImpl for FrameRateTune {
             timing::Settings { speed, input_rate, longest, repeats, ..timing::Settings::new(mode, rate_out) };
         gst::info!(CAT, imp = self, "{settings:?}");
         if let Some(before) = before {
-            if before.format.info == input && before.settings == settings {
+            if before.caps == *incaps && before.settings == settings {
                 return Ok(());
             }
             // Frames of before come out before the caps of those to come.
-            let is_cut = !before.settings.is_same_output(&settings);
-            if let Err(err) = self.drain(is_cut) {
+            let tail = if before.settings.is_same_output(&settings) { Tail::Whole } else { Tail::Cut };
+            if let Err(err) = self.drain(tail) {
                 gst::debug!(CAT, imp = self, "{err:?} before new caps");
             }
         }
@@ -587,7 +666,7 @@ impl BaseTransformImpl for FrameRateTune {
             let run = state.run.as_mut();
             let run = run.ok_or_else(|| gst::loggable_error!(CAT, "caps for an element that has stopped"))?;
             run.worker = worker;
-            run.plan = Some(Plan { format, settings, stretch, latency });
+            run.negotiated = Some(Negotiated { caps: incaps.clone(), format, settings, stretch, latency });
             is_missing && !std::mem::replace(&mut run.has_fallen_back, true)
         };
         let obj = self.obj();
@@ -602,7 +681,7 @@ impl BaseTransformImpl for FrameRateTune {
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
         if let (gst::PadDirection::Sink, gst::QueryView::Drain(_)) = (direction, query.view()) {
-            let _ = self.drain(false);
+            let _ = self.drain(Tail::Whole);
         }
         let answered = BaseTransformImplExt::parent_query(self, direction, query);
         if !answered || direction != gst::PadDirection::Src {
@@ -612,15 +691,14 @@ impl BaseTransformImpl for FrameRateTune {
         let Some(run) = &state.run else { return answered };
         match query.view_mut() {
             gst::QueryViewMut::Latency(query) => {
-                let latency = run.plan.as_ref().and_then(|plan| plan.latency).map(gst::ClockTime::from_nseconds);
+                let latency = run
+                    .negotiated
+                    .as_ref()
+                    .and_then(|negotiated| negotiated.latency)
+                    .map(gst::ClockTime::from_nseconds);
                 if let Some(more) = latency {
                     let (is_live, min, max) = query.result();
                     query.set(is_live, min.saturating_add(more), max.map(|max| max.saturating_add(more)));
-                }
-            }
-            gst::QueryViewMut::Position(query) if run.is_stretched() => {
-                if let Some(time) = run.stretched_value(query.result()) {
-                    query.set(time);
                 }
             }
             gst::QueryViewMut::Duration(query) if run.is_stretched() => {
@@ -646,29 +724,27 @@ impl BaseTransformImpl for FrameRateTune {
     fn src_event(&self, event: gst::Event) -> bool {
         let seek = match event.view() {
             gst::EventView::Seek(seek) => seek,
-            // Whatever decoders leave out is filled up here: nothing is gained by it.
-            gst::EventView::Qos(_) if !self.obj().property::<bool>("qos") => return true,
+            // Whatever decoders leave out is filled up here: nothing is gained by it. And the base class compares the
+            // input's times with the output's.
+            gst::EventView::Qos(_) if !self.obj().property::<bool>("qos") || self.is_stretched() => return true,
             _ => return self.parent_src_event(event),
         };
         let (rate, flags, start_type, start, stop_type, stop) = seek.get();
         let changed = {
             let state = self.state.lock().unwrap();
-            let back = |value: gst::GenericFormattedValue| match (value, &state.run) {
-                (gst::GenericFormattedValue::Time(Some(time)), Some(run)) if run.is_stretched() => {
-                    run.stretched(time, true).map(gst::GenericFormattedValue::from)
-                }
-                _ => None,
+            let Some(run) = state.run.as_ref().filter(|run| run.is_stretched()) else {
+                drop(state);
+                return self.parent_src_event(event);
             };
-            (back(start), back(stop))
+            let shrunk = |kind, value| run.shrunk_value(value, kind == gst::SeekType::End).unwrap_or(value);
+            (shrunk(start_type, start), shrunk(stop_type, stop))
         };
-        if let (None, None) = changed {
-            return self.parent_src_event(event);
-        }
-        let (start, stop) = (changed.0.unwrap_or(start), changed.1.unwrap_or(stop));
-        let (gst::GenericFormattedValue::Time(start), gst::GenericFormattedValue::Time(stop)) = (start, stop) else {
+        let (gst::GenericFormattedValue::Time(start), gst::GenericFormattedValue::Time(stop)) = changed else {
             return self.parent_src_event(event);
         };
-        let seek = gst::event::Seek::builder(rate, flags, start_type, start, stop_type, stop).seqnum(event.seqnum());
+        let seek = gst::event::Seek::builder(rate, flags, start_type, start, stop_type, stop)
+            .trickmode_interval(seek.trickmode_interval())
+            .seqnum(event.seqnum());
         self.parent_src_event(seek.build())
     }
 
@@ -677,8 +753,13 @@ impl BaseTransformImpl for FrameRateTune {
         decide_query: Option<&gst::query::Allocation>,
         query: &mut gst::query::Allocation,
     ) -> Result<(), gst::LoggableError> {
+        // Frames pass as they are, so only downstream can say how their rows may lie; but some of them are kept.
         self.parent_propose_allocation(decide_query, query)?;
-        filter::take_any_layout(query);
+        let caps =
+            self.state.lock().unwrap().run.as_ref().and_then(|run| run.negotiated.as_ref().map(Negotiated::size));
+        if let Some(size) = caps {
+            query.add_allocation_pool(None::<&gst::BufferPool>, size as u32, KEPT, 0);
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@
  * Frames of the input that fall on the output's times pass through as they are. Nothing is interpolated across a cut
  * (`scene-threshold`); frames that repeat the one before are looked past (`max-repeats`), so that animation on twos moves
  * evenly. The last frame is held for its full time, so the last one that comes out may be a short one. Live sources are
- * answered with a latency of as many frames as are looked past, and one.
+ * answered with a latency of as many frames as are looked past and one, or of a frame of the output.
  *
  * RGB, YUV and grey of 8 to 16 bits go in and come out, progressive. The model loads on a thread of its own; PROGRESS
  * messages (`load-model`) tell about it. Frames are never dropped for being late: `qos=true` lets them be.
@@ -40,7 +40,7 @@ use glib::prelude::*;
 
 mod caps;
 mod imp;
-mod settings;
+pub mod settings;
 mod tuner;
 
 pub use settings::{check, properties};

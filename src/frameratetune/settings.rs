@@ -10,6 +10,7 @@ use crate::config::element::{self, Source};
 use crate::engine::device::Precision;
 use crate::engine::rife::Params;
 use crate::engine::{Error, Result};
+use crate::models;
 use crate::settings::{DEFAULT_DEVICE, Dtype, Layer, device_spec, dtype_spec, from_json};
 use crate::timing::{Counts, Fraction};
 
@@ -51,8 +52,8 @@ pub struct Settings {
     pub params: Params,
     /// Repeated frames that are looked past.
     pub max_repeats: i32,
-    /// The longest time between two frames that have something between them.
-    pub max_gap: gst::ClockTime,
+    /// The longest time between two frames that have something between them, in nanoseconds.
+    pub max_gap: u64,
     device: Option<String>,
     dtype: Dtype,
     /// What the configuration is, and what goes before it.
@@ -68,7 +69,7 @@ impl Default for Settings {
             model_path: None,
             params: Params::default(),
             max_repeats: 3,
-            max_gap: gst::ClockTime::SECOND,
+            max_gap: gst::ClockTime::SECOND.nseconds(),
             device: None,
             dtype: Dtype::default(),
             source: Source::default(),
@@ -153,7 +154,7 @@ pub fn properties() -> Vec<glib::ParamSpec> {
         glib::ParamSpecUInt64::builder("max-gap")
             .nick("Maximum gap")
             .blurb("Nanoseconds between two frames up to which something is shown between them")
-            .default_value(default.max_gap.nseconds())
+            .default_value(default.max_gap)
             .mutable_ready()
             .build(),
         device_spec(),
@@ -174,19 +175,34 @@ pub fn properties() -> Vec<glib::ParamSpec> {
 /// # Errors
 /// As [`Settings::validate`].
 pub fn check(layer: &Layer) -> Result<()> {
-    let (mut settings, specs) = (Settings::default(), properties());
-    for (name, value) in layer {
-        let spec = specs.iter().find(|spec| spec.name() == name);
-        if let Some(value) = spec.and_then(|spec| from_json(spec, value).ok()) {
-            settings.put(name, &value);
-        }
-    }
-    settings.validate()
+    Settings::of(layer).validate()
 }
 
+/// The model that is taken where none is named.
+const DEFAULT_MODEL: &str = "rife/rife-v4.25.safetensors";
 const TYPE: &str = "GObject checks the type";
 
 impl Settings {
+    /// The settings that a configuration says. What is of no property says nothing.
+    pub fn of(layer: &Layer) -> Self {
+        let (mut settings, specs) = (Self::default(), properties());
+        for (name, value) in layer {
+            let spec = specs.iter().find(|spec| spec.name() == name);
+            if let Some(value) = spec.and_then(|spec| from_json(spec, value).ok()) {
+                settings.put(name, &value);
+            }
+        }
+        settings
+    }
+
+    /// The model's file.
+    ///
+    /// # Errors
+    /// A message for the application, if there is none.
+    pub fn model_file(&self) -> Result<PathBuf, gst::ErrorMessage> {
+        models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pkl")
+    }
+
     /// Checks every bound.
     ///
     /// # Errors
@@ -243,7 +259,7 @@ impl Settings {
             "scene-threshold" => self.params.scene_threshold = value.get().expect(TYPE),
             "static-threshold" => self.params.static_threshold = value.get().expect(TYPE),
             "max-repeats" => self.max_repeats = value.get().expect(TYPE),
-            "max-gap" => self.max_gap = gst::ClockTime::from_nseconds(value.get().expect(TYPE)),
+            "max-gap" => self.max_gap = value.get().expect(TYPE),
             "device" => self.device = text(),
             "dtype" => self.dtype = value.get().expect(TYPE),
             _ => unreachable!("GObject sets no property but those of properties()"),
@@ -261,7 +277,7 @@ impl Settings {
             "scene-threshold" => self.params.scene_threshold.to_value(),
             "static-threshold" => self.params.static_threshold.to_value(),
             "max-repeats" => self.max_repeats.to_value(),
-            "max-gap" => self.max_gap.nseconds().to_value(),
+            "max-gap" => self.max_gap.to_value(),
             "device" => self.device().to_value(),
             "dtype" => self.dtype.to_value(),
             "in" => counts.input.to_value(),

@@ -141,14 +141,23 @@ pub struct Clock {
     pub mirror: Option<u64>,
 }
 
+/// What the last output frame is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// Cut off where the input ends.
+    Cut,
+    /// Whole: others follow it.
+    Whole,
+}
+
 /// What is left of frames that are all out.
 pub struct Ended {
     /// What was planned.
     pub planner: Planner,
     /// Its times.
     pub clock: Clock,
-    /// Whether the last frame was cut off where the input ended.
-    pub is_cut: bool,
+    /// What the last frame was.
+    pub tail: Tail,
 }
 
 /// Frames from one negotiation, or jump in time, to the next.
@@ -159,8 +168,8 @@ pub struct Tuner {
     held: VecDeque<Held>,
     /// What has been begun.
     begun: VecDeque<Job>,
-    /// Whether no frame comes any more, and if so, whether the last one is cut off.
-    over: Option<bool>,
+    /// What the last frame is, once no other comes.
+    tail: Option<Tail>,
     /// The precision that did not suffice for a frame.
     redone: Option<&'static str>,
 }
@@ -174,7 +183,7 @@ const AHEAD: usize = 2;
 impl Tuner {
     /// A tuner that has nothing yet.
     pub fn new(format: Arc<Format>, planner: Planner, clock: Clock) -> Self {
-        Self { format, planner, clock, held: VecDeque::new(), begun: VecDeque::new(), over: None, redone: None }
+        Self { format, planner, clock, held: VecDeque::new(), begun: VecDeque::new(), tail: None, redone: None }
     }
 
     /// What has been given so far.
@@ -240,16 +249,15 @@ impl Tuner {
         Ok(())
     }
 
-    /// Plans what there is at the end: the last frame is held for its full time. `is_cut` cuts the last output frame off
-    /// there; else it has its whole time, for one that follows.
-    pub fn finish(&mut self, is_cut: bool) {
+    /// Plans what there is at the end: the last frame is held for its full time.
+    pub fn finish(&mut self, tail: Tail) {
         self.planner.tell_end();
-        self.over = Some(is_cut);
+        self.tail = Some(tail);
     }
 
     /// What is left when all frames have come.
     pub fn into_ended(self) -> Ended {
-        Ended { planner: self.planner, clock: self.clock, is_cut: self.over == Some(true) }
+        Ended { planner: self.planner, clock: self.clock, tail: self.tail.unwrap_or(Tail::Whole) }
     }
 
     /// The precision that did not suffice for a frame since this was asked last.
@@ -281,9 +289,9 @@ impl Tuner {
     fn lasts(&self) -> Option<u64> {
         let Output { time, duration, .. } = self.begun.front()?.output;
         let end = self.planner.end_time().filter(|end| self.begun.len() == 1 && time + duration > end + SLACK);
-        match (end, self.over) {
+        match (end, self.tail) {
             (Some(_), None) => None,
-            (Some(end), Some(true)) => Some(end.saturating_sub(time)),
+            (Some(end), Some(Tail::Cut)) => Some(end.saturating_sub(time)),
             _ => Some(duration),
         }
     }
