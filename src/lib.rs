@@ -8,6 +8,7 @@ pub mod engine;
 mod errors;
 mod filter;
 mod frameratetune;
+pub mod job;
 pub mod models;
 mod progress;
 mod realesrganscale;

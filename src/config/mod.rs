@@ -407,10 +407,9 @@ impl Layers<'_> {
 fn outside(wanted: &Wanted) -> Result<Settings> {
     let mut settings = wanted.preset.settings()?;
     for (path, value) in &wanted.values {
-        let mut sections = Section::ALL.into_iter().filter_map(|section| {
-            let prefix = yaml::shown(&section.steps());
-            Some((section, path.strip_prefix(&prefix)?.strip_prefix('.')?))
-        });
+        let mut sections = Section::ALL
+            .into_iter()
+            .filter_map(|section| Some((section, path.strip_prefix(&section.name())?.strip_prefix('.')?)));
         let source = PathBuf::from(format!("{path}={value}"));
         let wrong = |message: &str| Error {
             file: source.clone(),

@@ -61,6 +61,11 @@ impl Section {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Video, Self::InstantId, Self::Postprocess, Self::Framerate, Self::Output];
 
+    /// Its name: `image.instantid`.
+    pub fn name(self) -> String {
+        super::yaml::shown(&self.steps())
+    }
+
     /// The steps to it from the top of a file, or from a scene.
     pub fn steps(self) -> Vec<Step> {
         match self {

@@ -18,13 +18,10 @@ use super::meta;
 use super::queue::{Format, Incident, Queue, Stats};
 use super::settings::{self, Settings};
 use crate::engine::device::{DeviceChoice, kind_name};
-use crate::engine::esrgan::{Architecture, Model, ModelFile, Task, inspect, scaled};
+use crate::engine::esrgan::{Architecture, Model, Task, inspect, scaled};
 use crate::engine::worker::Cancel;
 use crate::engine::{Error, Result};
-use crate::{errors, filter, models, progress, video};
-
-/// The model that is taken where none is named.
-const DEFAULT_MODEL: &str = "realesrgan/realesr-animevideov3.safetensors";
+use crate::{errors, filter, progress, video};
 
 static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("realesrganscale", gst::DebugColorFlags::empty(), Some("Real-ESRGAN upscaler"))
@@ -81,8 +78,8 @@ impl RealEsrganScale {
     fn prepare(&self, settings: Settings) -> Result<(Run, Queue), gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
         settings.validate().map_err(error)?;
-        let path = models::file(settings.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pth")?;
-        let file = ModelFile::blended(&path, settings.denoise_strength).map_err(error)?;
+        let file = settings.model_file()?;
+        let path = file.path.clone();
         let architecture = inspect(&file).map_err(error)?;
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
         let device = choice.resolve().map_err(error)?;

@@ -45,7 +45,7 @@ mod caps;
 mod imp;
 mod meta;
 mod queue;
-mod settings;
+pub mod settings;
 
 pub use settings::{check, properties};
 

@@ -8,9 +8,10 @@ use gst::prelude::*;
 use crate::config::Section;
 use crate::config::element::{self, Source};
 use crate::engine::device::Precision;
-use crate::engine::esrgan::Params;
+use crate::engine::esrgan::{ModelFile, Params};
 use crate::engine::{Error, Result};
 use crate::settings::{DEFAULT_DEVICE, Dtype, Layer, device_spec, dtype_spec, from_json};
+use crate::{errors, models};
 
 /// The most frames in a batch.
 const MAX_BATCH: i64 = 64;
@@ -176,19 +177,35 @@ pub fn properties() -> Vec<glib::ParamSpec> {
 /// # Errors
 /// As [`Settings::validate`].
 pub fn check(layer: &Layer) -> Result<()> {
-    let (mut settings, specs) = (Settings::default(), properties());
-    for (name, value) in layer {
-        let spec = specs.iter().find(|spec| spec.name() == name);
-        if let Some(value) = spec.and_then(|spec| from_json(spec, value).ok()) {
-            settings.put(name, &value);
-        }
-    }
-    settings.validate()
+    Settings::of(layer).validate()
 }
 
+/// The model that is taken where none is named.
+const DEFAULT_MODEL: &str = "realesrgan/realesr-animevideov3.safetensors";
 const TYPE: &str = "GObject checks the type";
 
 impl Settings {
+    /// The settings that a configuration says. What is of no property says nothing.
+    pub fn of(layer: &Layer) -> Self {
+        let (mut settings, specs) = (Self::default(), properties());
+        for (name, value) in layer {
+            let spec = specs.iter().find(|spec| spec.name() == name);
+            if let Some(value) = spec.and_then(|spec| from_json(spec, value).ok()) {
+                settings.put(name, &value);
+            }
+        }
+        settings
+    }
+
+    /// The model's file.
+    ///
+    /// # Errors
+    /// A message for the application, if there is none.
+    pub fn model_file(&self) -> Result<ModelFile, gst::ErrorMessage> {
+        let path = models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pth")?;
+        ModelFile::blended(&path, self.denoise_strength).map_err(|err| errors::message(&err))
+    }
+
     /// Checks every bound.
     ///
     /// # Errors

@@ -25,6 +25,11 @@ impl Plan {
         self.params.num_frames
     }
 
+    /// The frame rate, where downstream takes any.
+    pub fn framerate(&self) -> gst::Fraction {
+        self.framerate
+    }
+
     /// The caps that downstream may choose from.
     pub fn caps(&self) -> gst::Caps {
         let mut caps = template();

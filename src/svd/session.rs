@@ -78,7 +78,11 @@ impl Session {
             let of_clip = |layer| settings.clone().with_provenance(layer, &properties);
             part = of_part.map(|part| part.try_map(of_clip)).transpose().map_err(error)?;
         }
-        let path = model(element, &settings)?;
+        let missing = |reason: String| gst::error_msg!(gst::ResourceError::NotFound, ("{reason}"));
+        let (path, why) = model(&settings).map_err(missing)?;
+        if let Some(why) = why {
+            inform(element, &why);
+        }
         let source = Source::open(&path, settings.model_type()).map_err(error)?;
         let recommended = source.info.recommended.clone();
         settings.plan(&recommended).map_err(error)?;
@@ -232,21 +236,23 @@ impl Drop for Session {
     }
 }
 
-/// The model that the settings mean.
-fn model(element: &gst::Element, settings: &Settings) -> Result<PathBuf, gst::ErrorMessage> {
-    let missing = |reason: String| gst::error_msg!(gst::ResourceError::NotFound, ("{reason}"));
+/// The model that the settings mean, and in words why it is that, if they don't name it.
+///
+/// # Errors
+/// In words which places were looked at.
+pub fn model(settings: &Settings) -> Result<(PathBuf, Option<String>), String> {
     if let Some(path) = settings.text("model-path") {
-        return Ok(path.into());
+        return Ok((path.into(), None));
     }
     if let Some(model_type) = settings.model_type() {
-        let path = models::find_svd(model_type).map_err(missing)?;
-        inform(element, &format!("model-type={model_type}: taking {}", path.display()));
-        return Ok(path);
+        let path = models::find_svd(model_type)?;
+        let why = format!("model-type={model_type}: taking {}", path.display());
+        return Ok((path, Some(why)));
     }
     let path = models::locate(DEFAULT_MODEL)
-        .map_err(|reason| missing(format!("neither model-path nor model-type is set, and {reason}")))?;
-    inform(element, &format!("model-path is not set: taking {}", path.display()));
-    Ok(path)
+        .map_err(|reason| format!("neither model-path nor model-type is set, and {reason}"))?;
+    let why = format!("model-path is not set: taking {}", path.display());
+    Ok((path, Some(why)))
 }
 
 /// The last part of a path.

@@ -148,6 +148,14 @@ impl Layout {
         first as usize..(first + count) as usize
     }
 
+    /// How many clips there are; `None` if there is no end.
+    pub fn clips(&self) -> Option<u64> {
+        let frames = self.num_frames as u64;
+        let each = if self.is_chained { frames - 1 } else { frames };
+        let total = if self.is_chained { self.total?.saturating_sub(1) } else { self.total? };
+        Some(total.div_ceil(each.max(1)).max(1))
+    }
+
     /// Whether there is a clip of this number.
     pub fn has(&self, clip: u64) -> bool {
         self.total.is_none_or(|total| self.start(clip) < total)

@@ -43,6 +43,7 @@ mod imp;
 mod layout;
 mod settings;
 
+pub use layout::Extent;
 pub use settings::properties;
 
 glib::wrapper! {

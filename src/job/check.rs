@@ -1,0 +1,604 @@
+// SPDX-License-Identifier: MPL-2.0
+//! What a scene will be and take, before anything is made: sizes, frames, memory, time, disk; and advice.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use gst_video::VideoInfo;
+use serde::Serialize;
+use serde_json::Value as Json;
+use tch::{Device, Kind, Tensor};
+
+use super::Line;
+use super::line::CONTAINER;
+use crate::config::{Origin, Scene, Section};
+use crate::engine::device::{DeviceChoice, kind_name};
+use crate::engine::esrgan::{self, Model as Upscaler, ModelFile};
+use crate::engine::image::Frame;
+use crate::engine::pixels::Layout as PixelLayout;
+use crate::engine::svd::{ModelInfo, ModelType, Params, Planner, Source, Stage};
+use crate::engine::worker::Cancel;
+use crate::engine::{Error, memory, rife};
+use crate::svd::settings::Settings as VideoSettings;
+use crate::svdsrc::Extent;
+use crate::{frameratetune, realesrganscale, svd, svdsrc};
+
+/// How much a piece of advice matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Good to know.
+    Note,
+    /// It will probably not be what was wanted.
+    Warning,
+    /// The scene can't be made.
+    Error,
+}
+
+/// A piece of advice.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Advice {
+    /// How much it matters.
+    pub level: Level,
+    /// The key that it is about: `video.num_inference_steps`.
+    pub key: String,
+    /// In words.
+    pub text: String,
+}
+
+/// A value, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Value {
+    /// `video.fps`.
+    pub key: String,
+    /// As the element's property has it.
+    pub value: Json,
+    /// "scene", "file", "preset balanced", "command line", "model" or "default".
+    pub from: String,
+    /// `config.yaml:12:8`, where it is written.
+    pub at: Option<String>,
+}
+
+/// What a scene takes, as it is estimated.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Estimate {
+    /// Frames that are generated.
+    pub frames: u64,
+    /// Clips that they are generated in.
+    pub clips: u64,
+    /// Width and height as generated.
+    pub size: [i64; 2],
+    /// Width and height of the file.
+    pub output_size: [i64; 2],
+    /// Frames of the file.
+    pub output_frames: u64,
+    /// Frames per second of the file.
+    pub output_fps: f64,
+    /// What it is estimated for: "cuda:0", "cpu".
+    pub device: String,
+    /// Bytes of the device's memory for generating, at most. What upscaling takes fits what is free.
+    pub memory: u64,
+    /// Seconds for generating.
+    pub generate_seconds: f64,
+    /// Seconds for upscaling, as measured with a small picture.
+    pub upscale_seconds: Option<f64>,
+    /// Seconds for tuning the frame rate, as measured with a small picture.
+    pub tune_seconds: Option<f64>,
+    /// Bytes of the file, roughly; for the default encoder only.
+    pub disk: Option<u64>,
+}
+
+impl Estimate {
+    /// Seconds for all, one after the other.
+    pub fn seconds(&self) -> f64 {
+        self.generate_seconds + self.upscale_seconds.unwrap_or(0.0) + self.tune_seconds.unwrap_or(0.0)
+    }
+}
+
+/// What is told of a scene.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The scene.
+    pub id: String,
+    /// What holds for it.
+    pub values: Vec<Value>,
+    /// The pipeline.
+    pub pipeline: Option<String>,
+    /// What it takes; `None` if that can't be told.
+    pub estimate: Option<Estimate>,
+    /// What should be known.
+    pub advice: Vec<Advice>,
+}
+
+impl Report {
+    /// Whether the scene can be made.
+    pub fn is_possible(&self) -> bool {
+        self.advice.iter().all(|advice| advice.level < Level::Error)
+    }
+
+    fn add(&mut self, level: Level, key: &str, text: impl Into<String>) {
+        self.advice.push(Advice { level, key: key.into(), text: text.into() });
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "Scene {}", self.id)?;
+        let width = self.values.iter().map(|value| value.key.len()).max().unwrap_or(0);
+        for Value { key, value, from, at } in &self.values {
+            let at = at.as_ref().map_or_else(|| from.clone(), |at| format!("{from}, {at}"));
+            writeln!(f, "  {key:width$}  {value}  ({at})")?;
+        }
+        if let Some(pipeline) = &self.pipeline {
+            writeln!(f, "  Pipeline: {pipeline}")?;
+        }
+        if let Some(estimate) = &self.estimate {
+            let Estimate { frames, clips, size, output_size, output_frames, output_fps, device, .. } = estimate;
+            let clips = if *clips == 1 { "one clip".into() } else { format!("{clips} clips") };
+            writeln!(
+                f,
+                "  {frames} frames of {}x{} in {clips}; the file: {output_frames} frames of {}x{} at {output_fps:.5} a \
+                 second",
+                size[0], size[1], output_size[0], output_size[1]
+            )?;
+            let of = |what: &str, seconds: Option<f64>| seconds.map(|seconds| format!(", {what} {}", time(seconds)));
+            writeln!(
+                f,
+                "  About {} on {device}: generating {}{}{}; {} of memory{}",
+                time(estimate.seconds()),
+                time(estimate.generate_seconds),
+                of("upscaling", estimate.upscale_seconds).unwrap_or_default(),
+                of("frames between", estimate.tune_seconds).unwrap_or_default(),
+                gigabytes(estimate.memory),
+                estimate.disk.map(|disk| format!("; a file of {}", gigabytes(disk))).unwrap_or_default(),
+            )?;
+        }
+        for Advice { level, key, text } in &self.advice {
+            let level = format!("{level:?}").to_lowercase();
+            writeln!(f, "  {level}: {key}: {text}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Bits per pixel of the default encoder, from clips of photographs: for orientation.
+const BITS_PER_PIXEL: f64 = 0.15;
+/// Seconds for a scene from which on it is said what would be quicker.
+const LONG: f64 = 3600.0;
+
+/// Checks a scene whose file will be in `folder`. Reads no weights but small networks'.
+pub fn check(scene: &Scene, folder: &Path) -> Report {
+    let mut report =
+        Report { id: scene.id.clone(), values: values(scene), pipeline: None, estimate: None, advice: vec![] };
+    match Line::of(scene) {
+        Ok(line) => report.pipeline = Some(line.to(&folder.join(format!("{}.{}", scene.id, line.container)))),
+        Err(lack) => report.add(Level::Error, "keyframe", lack),
+    }
+    for (key, path) in [("keyframe", &scene.keyframe), ("audio", &scene.audio)] {
+        let Some(path) = path else { continue };
+        let wrong = if key == "keyframe" {
+            Frame::open(path).err().map(|err| err.to_string())
+        } else {
+            std::fs::File::open(path).err().map(|err| format!("{}: {err}", path.display()))
+        };
+        if let Some(wrong) = wrong {
+            report.add(Level::Error, key, wrong);
+        }
+    }
+    video(scene, &mut report);
+    report.advice.sort_by_key(|advice| std::cmp::Reverse(advice.level));
+    report
+}
+
+/// What was set, and where.
+fn values(scene: &Scene) -> Vec<Value> {
+    let value = |((section, key), setting): (&(Section, String), &crate::config::Setting)| {
+        let (path, position) = setting.position();
+        let from = match setting.origin {
+            Origin::Preset(preset) => format!("preset {}", preset.name()),
+            Origin::File => "file".into(),
+            Origin::Scene => "scene".into(),
+            Origin::Outside => "command line".into(),
+        };
+        let is_written = matches!(setting.origin, Origin::File | Origin::Scene);
+        let at = position.filter(|_| is_written).map(|(line, column)| format!("{}:{line}:{column}", path.display()));
+        Value { key: format!("{}.{key}", section.name()), value: setting.value.clone(), from, at }
+    };
+    scene.settings.iter().map(value).collect()
+}
+
+fn video(scene: &Scene, report: &mut Report) {
+    let layer = scene.layer(Section::Video);
+    let settings = match VideoSettings::default().with_config(layer, &svdsrc::properties()) {
+        Ok(settings) => settings,
+        Err(err) => return report.add(Level::Error, "video", err.to_string()),
+    };
+    let source = match svd::session::model(&settings) {
+        Ok((path, _)) => Source::open(&path, settings.model_type()).map_err(|err| err.to_string()),
+        Err(reason) => Err(reason),
+    };
+    let info = match source {
+        Ok(source) => source.info,
+        Err(reason) => {
+            report.add(Level::Error, "video.model_path", reason);
+            // What it would take is of interest all the same.
+            let mut info = ModelInfo::published();
+            info.model_type = settings.model_type();
+            info.recommended.num_frames =
+                settings.model_type().map_or(info.recommended.num_frames, ModelType::num_frames);
+            info
+        }
+    };
+    let choice = settings.device().parse::<DeviceChoice>();
+    let device = match choice.and_then(DeviceChoice::resolve) {
+        Ok(device) => device,
+        Err(err) => {
+            report.add(Level::Error, "video.device", err.to_string());
+            Device::Cpu
+        }
+    };
+    let params = match params(&settings, &info.recommended) {
+        Ok(params) => params,
+        Err(err) => return report.add(Level::Error, "video", err.to_string()),
+    };
+    recommended_values(report, &params);
+    advise(scene, report, &params, &info, &settings);
+    let fps = settings.plan(&info.recommended).map_or(gst::Fraction::new(7, 1), |plan| plan.framerate());
+    let layout = Extent::of(&settings, 1).and_then(|extent| extent.layout(params.num_frames, fps));
+    let (frames, clips, in_clip) = match layout {
+        Ok(layout) => match (layout.total, layout.clips()) {
+            (Some(frames), Some(clips)) => (frames, clips, layout.num_frames),
+            _ => {
+                return report.add(
+                    Level::Error,
+                    "video.num_clips",
+                    "clips without an end can't be written: use 1 or more",
+                );
+            }
+        },
+        Err(err) => return report.add(Level::Error, "video", err.to_string()),
+    };
+    if clips > 1 {
+        let seconds = frames as f64 * f64::from(fps.denom()) / f64::from(fps.numer());
+        report.add(
+            Level::Note,
+            "video.num_frames",
+            format!(
+                "{seconds:.1} s at {} frames a second are {frames} frames, more than the {} of a clip: {clips} clips of \
+                 {in_clip} are made, each going on from the last frame of the one before",
+                shown(fps),
+                params.num_frames
+            ),
+        );
+    }
+    let params = Params { num_frames: in_clip, ..params };
+    let kind = settings.precision().kind(device);
+    let keyframe = scene.keyframe.as_ref().and_then(|path| Frame::open(path).ok());
+    let size = keyframe.and_then(|frame| {
+        frame.with_aspect_of(params.width as usize, params.height as usize, params.keyframe_fit).ok()
+    });
+    let size = size.map_or([params.width, params.height], |frame| [frame.width() as i64, frame.height() as i64]);
+    let planner = Planner::new(&info, &params, device, kind, size);
+    let (budget, limit) = match (params.max_memory, memory::available(device)) {
+        (0, 0) => (u64::MAX, String::new()),
+        (0, free) => (free / 10 * 9, format!("what is free ({})", gigabytes(free / 10 * 9))),
+        (most, _) => (most, format!("max_memory ({})", gigabytes(most))),
+    };
+    let (way, fits) = match planner.plan(Stage::Encode, budget) {
+        Some(way) => (way, true),
+        None => (planner.least().0, false),
+    };
+    let estimate = planner.estimate(&way, params.steps());
+    if !fits {
+        let refusal = planner.refusal(budget, limit);
+        let text = format!(
+            "{refusal}. Lower the resolution first; decode_chunk_size alone does not help: chunks are as small as memory \
+             needs, and the clip is the same"
+        );
+        report.add(Level::Error, "video.max_memory", text);
+    }
+    let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
+    let (output_size, upscale_seconds) = postprocess(scene, report, &params, device, frames);
+    let (output_fps, output_frames, tune_seconds) = framerate(scene, report, fps, frames, output_size, device);
+    let is_default = scene.get(Section::Output, "encoder").is_none();
+    let bits = output_frames as f64 * (output_size[0] * output_size[1]) as f64 * BITS_PER_PIXEL;
+    let estimate = Estimate {
+        frames,
+        clips,
+        size: [params.width, params.height],
+        output_size,
+        output_frames,
+        output_fps: f64::from(output_fps.numer()) / f64::from(output_fps.denom()),
+        device: format!("{place} in {}", kind_name(kind)),
+        memory: estimate.bytes(),
+        generate_seconds: estimate.seconds() * clips as f64,
+        upscale_seconds,
+        tune_seconds,
+        disk: is_default.then_some((bits / 8.0) as u64),
+    };
+    if estimate.seconds() > LONG {
+        let steps = params.steps();
+        let share = estimate.generate_seconds / estimate.seconds();
+        let text = if share > 0.5 {
+            format!(
+                "it takes {}: fewer steps than {steps} are the first thing to lower, the size the next",
+                time(estimate.seconds())
+            )
+        } else {
+            format!(
+                "it takes {}, most of it for upscaling and frames between: a smaller network is quicker",
+                time(estimate.seconds())
+            )
+        };
+        report.add(Level::Note, "video.num_inference_steps", text);
+    }
+    report.estimate = Some(estimate);
+}
+
+/// The parameters of a clip, where downstream takes whatever comes.
+fn params(settings: &VideoSettings, recommended: &Params) -> Result<Params, Error> {
+    let plan = settings.plan(recommended)?;
+    let mut caps = plan.caps();
+    plan.choose(&mut caps);
+    let info = VideoInfo::from_caps(&caps).map_err(|_| Error::param("video", "", "its size is not possible"))?;
+    let params = plan.params(&info, 0);
+    params.validate()?;
+    Ok(params)
+}
+
+/// Adds what the model recommends where nothing is set.
+fn recommended_values(report: &mut Report, params: &Params) {
+    for (key, value) in svd::settings::to_object(params) {
+        let key = format!("video.{key}");
+        if !value.is_null() && !report.values.iter().any(|value| value.key == key) {
+            report.values.push(Value { key, value, from: "model or default".into(), at: None });
+        }
+    }
+}
+
+/// What the users of this model have learnt, where it is true.
+fn advise(scene: &Scene, report: &mut Report, params: &Params, info: &ModelInfo, settings: &VideoSettings) {
+    let Params { width, height, .. } = *params;
+    let is_xt = matches!(info.model_type, Some(ModelType::SvdXt | ModelType::SvdXt11));
+    if info.model_type.is_none() && settings.model_type().is_none() {
+        // A model of one's own has recommendations of its own.
+        return;
+    }
+    if width % 64 != 0 || height % 64 != 0 {
+        let side = if height % 64 != 0 { height } else { width };
+        let text = format!("{width}x{height} is fine: {side} is no multiple of 64, but multiples of 8 are enough");
+        report.add(Level::Note, "video.height", text);
+    }
+    if is_xt && params.noise_aug_strength > 0.0005 && scene.get(Section::Video, "noise_aug_strength").is_some() {
+        let text = format!(
+            "{} is above 0.0005, from which on clips of svd-xt leave the keyframe's faces and details",
+            params.noise_aug_strength
+        );
+        report.add(Level::Warning, "video.noise_aug_strength", text);
+    }
+    let bucket = params.motion_bucket_id;
+    if !(1.0..=255.0).contains(&bucket) {
+        let text = format!("{bucket} is outside of 1 to 255, which the model was trained with");
+        report.add(Level::Warning, "video.motion_bucket_id", text);
+    } else if bucket > 127.0 {
+        let text = format!("{bucket} is much motion: people and straight lines distort. People hold still at 2");
+        report.add(Level::Note, "video.motion_bucket_id", text);
+    }
+    let steps = params.steps();
+    let is_aligned = settings.text("schedule") == Some("ays") || !params.sigmas.is_empty();
+    if !is_aligned && steps < 50 {
+        let text = format!("{steps} steps: from 50 to 70 the clip is steadier, at a time that grows with them");
+        report.add(Level::Note, "video.num_inference_steps", text);
+    } else if !is_aligned && steps > 70 {
+        let text = format!("{steps} steps: above 70 nothing is gained but time is lost");
+        report.add(Level::Note, "video.num_inference_steps", text);
+    }
+    if params.max_guidance_scale > 3.0 {
+        let Params { min_guidance_scale: min, max_guidance_scale: max, .. } = *params;
+        let text = format!(
+            "guidance goes from {min} at the first frame to {max} at the last; the model's makers take 3: more burns \
+             colours and freezes motion"
+        );
+        report.add(Level::Note, "video.guidance_scale", text);
+    }
+    if let Some(chunk) = scene.get(Section::Video, "decode_chunk_size").and_then(Json::as_i64)
+        && chunk > 0
+        && settings.text("decode-mode") != Some("reference")
+    {
+        let text = format!(
+            "{chunk}: a larger chunk does not make the clip smoother here, it is the same with any; left out, it is as large as fits"
+        );
+        report.add(Level::Note, "video.decode_chunk_size", text);
+    }
+}
+
+/// The size that comes out, and the seconds that it takes.
+fn postprocess(
+    scene: &Scene,
+    report: &mut Report,
+    params: &Params,
+    device: Device,
+    frames: u64,
+) -> ([i64; 2], Option<f64>) {
+    let own = [params.width, params.height];
+    let layer = scene.layer(Section::Postprocess);
+    if layer.is_empty() {
+        return (own, None);
+    }
+    let settings = realesrganscale::settings::Settings::of(&layer);
+    let number = |key| layer.get(key).and_then(Json::as_i64);
+    let target = [number("target-width"), number("target-height")];
+    let found = settings.model_file().map_err(|message| message.to_string());
+    let file = found.and_then(|file| {
+        let architecture = esrgan::inspect(&file).map_err(|err| err.to_string())?;
+        Ok((file, architecture.scale()))
+    });
+    let (scale, seconds) = match file {
+        Ok((file, scale)) => (scale, seconds_per_pixel(file, device)),
+        Err(reason) => {
+            report.add(Level::Error, "postprocess.model_path", reason);
+            (number("model-scale").unwrap_or(4), None)
+        }
+    };
+    if let Some(said) = number("model-scale").filter(|said| *said != scale) {
+        let text = format!("{said} is not the model's scale, which is {scale}");
+        report.add(Level::Warning, "postprocess.model_scale", text);
+    }
+    let factor = settings.params.factor(scale);
+    let made = own.map(|side| esrgan::scaled(side, factor));
+    let seconds = seconds.map(|seconds| seconds * (own[0] * own[1]) as f64 * frames as f64);
+    if scale > 1 && factor <= 1.0 {
+        let text = format!(
+            "{factor} leaves {}x{} as it is: outscale is the size of the output over that of the input, and not what is to be \
+             done after the model's x{scale}",
+            own[0], own[1]
+        );
+        report.add(Level::Warning, "postprocess.outscale", text);
+    }
+    let wanted = match target {
+        [None, None] => return (made, seconds),
+        [width, height] => {
+            let beside = |side: i64, own: i64, other: i64| (side * other / own).max(1);
+            let width = width.unwrap_or_else(|| beside(height.unwrap_or(own[1]), own[1], own[0]));
+            [width, height.unwrap_or_else(|| beside(width, own[0], own[1]))]
+        }
+    };
+    let needed = (wanted[0] as f64 / own[0] as f64).max(wanted[1] as f64 / own[1] as f64);
+    let is_set = layer.contains_key("outscale");
+    if factor + 1e-9 < needed && (is_set || (scale as f64) < needed) {
+        let text = format!(
+            "{}x{} to {}x{} takes x{needed:.3}, and the model gives x{factor}: the rest is only resized",
+            own[0], own[1], wanted[0], wanted[1]
+        );
+        report.add(Level::Warning, "postprocess.outscale", text);
+    } else if is_set && (factor - needed).abs() > 1e-9 {
+        let text = format!(
+            "{}x{} to {}x{} takes x{needed:.3}; x{factor} is enough, and the target size goes before it",
+            own[0], own[1], wanted[0], wanted[1]
+        );
+        report.add(Level::Note, "postprocess.outscale", text);
+    }
+    (wanted, seconds)
+}
+
+/// What a network takes for a pixel, measured with a small picture.
+fn seconds_per_pixel(file: ModelFile, device: Device) -> Option<f64> {
+    const SIDE: i64 = 64;
+    let kind = if device.is_cuda() { Kind::Half } else { Kind::Float };
+    let cancel = Cancel::default();
+    tch::no_grad(|| {
+        let model = Upscaler::load(file, device, kind, &cancel).ok()?;
+        let picture = Tensor::full([1, 3, SIDE, SIDE], 0.5, (Kind::Float, device));
+        let run = || {
+            let begun = Instant::now();
+            let made = model.forward(&picture, &cancel).ok()?.mean(Kind::Float);
+            made.double_value(&[]).is_finite().then(|| begun.elapsed().as_secs_f64())
+        };
+        run()?;
+        Some(run()? / (SIDE * SIDE) as f64)
+    })
+}
+
+/// The rate that comes out, the frames, and the seconds that those between take.
+fn framerate(
+    scene: &Scene,
+    report: &mut Report,
+    fps: gst::Fraction,
+    frames: u64,
+    size: [i64; 2],
+    device: Device,
+) -> (gst::Fraction, u64, Option<f64>) {
+    use frameratetune::settings::Mode;
+    let layer = scene.layer(Section::Framerate);
+    if layer.is_empty() {
+        return (fps, frames, None);
+    }
+    let settings = frameratetune::settings::Settings::of(&layer);
+    let output = settings.rate().unwrap_or(fps);
+    let number = |rate: gst::Fraction| f64::from(rate.numer()) / f64::from(rate.denom());
+    if settings.mode == Mode::Retime {
+        if number(output) > number(fps) {
+            let (before, after) = (frames as f64 / number(fps), frames as f64 / number(output));
+            let text = format!(
+                "the same {frames} frames at {} a second last {after:.2} s instead of {before:.2}",
+                shown(output)
+            );
+            report.add(Level::Note, "framerate.mode", text);
+        }
+        return (output, frames, None);
+    }
+    let seconds = frames as f64 / number(fps) / number(settings.speed);
+    let made = (seconds * number(output)).ceil() as u64;
+    let needs_model = matches!(settings.mode, Mode::Interpolate | Mode::Auto) && made > frames;
+    if !needs_model {
+        return (output, made, None);
+    }
+    match settings.model_file() {
+        Ok(path) => {
+            let between = made.saturating_sub(frames) as f64;
+            let taken = seconds_between(&path, device).map(|seconds| seconds * (size[0] * size[1]) as f64 * between);
+            (output, made, taken)
+        }
+        Err(message) => {
+            let level = if settings.mode == Mode::Interpolate { Level::Error } else { Level::Warning };
+            report.add(level, "framerate.model_path", message.to_string());
+            (output, made, None)
+        }
+    }
+}
+
+/// What a frame between two takes for a pixel, measured with small pictures.
+fn seconds_between(path: &Path, device: Device) -> Option<f64> {
+    const SIDE: usize = 256;
+    let kind = if device.is_cuda() { Kind::Half } else { Kind::Float };
+    let cancel = Cancel::default();
+    let layout = PixelLayout::rgb(SIDE, SIDE, false)?;
+    let grey = vec![128; layout.size()];
+    tch::no_grad(|| {
+        let mut model = rife::Model::load(path, device, kind, &cancel).ok()?;
+        let mut run = || {
+            let begun = Instant::now();
+            let frame = rife::encode(&model, &grey, &layout, 1.0).ok()?;
+            rife::begin(&mut model, &frame, &frame, rife::Time::new(1, 2).ok()?, &cancel).ok()?.finish().ok()?;
+            Some(begun.elapsed().as_secs_f64())
+        };
+        run()?;
+        Some(run()? / (SIDE * SIDE) as f64)
+    })
+}
+
+/// The folder that the job's files go to: what the file says, else `out` beside it.
+pub fn folder_of(scene: &Scene, config: &Path) -> PathBuf {
+    let said = scene.get(Section::Output, "folder").and_then(Json::as_str).map(PathBuf::from);
+    said.unwrap_or_else(|| config.parent().unwrap_or(Path::new("")).join("out"))
+}
+
+/// The name of a scene's file.
+pub fn file_name(scene: &Scene) -> String {
+    let container = scene.get(Section::Output, "container").and_then(Json::as_str).unwrap_or(CONTAINER);
+    format!("{}.{container}", scene.id)
+}
+
+fn shown(rate: gst::Fraction) -> String {
+    if rate.denom() == 1 { rate.numer().to_string() } else { format!("{}/{}", rate.numer(), rate.denom()) }
+}
+
+/// Bytes in words.
+pub fn gigabytes(bytes: u64) -> String {
+    match bytes as f64 {
+        bytes if bytes >= 1e9 => format!("{:.1} GB", bytes / 1e9),
+        bytes if bytes >= 1e6 => format!("{:.1} MB", bytes / 1e6),
+        bytes => format!("{:.0} kB", bytes / 1e3),
+    }
+}
+
+/// Seconds in words.
+pub fn time(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.0} s"),
+        60..3600 => format!("{}:{:02} min", whole / 60, whole % 60),
+        _ => format!("{}:{:02} h", whole / 3600, whole % 3600 / 60),
+    }
+}

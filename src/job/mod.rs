@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: MPL-2.0
+//! A configuration as a job: what its scenes will be and take, and their making.
+
+mod check;
+mod line;
+
+pub use check::{Advice, Estimate, Level, Report, check, file_name, folder_of, gigabytes, time};
+pub use line::{CONTAINER, Line};
