@@ -2,13 +2,13 @@
 //! Where models lie: the file or folder that is taken when a property names none.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tch::Kind;
 
 use crate::engine::svd::{ModelType, Source, hub};
 use crate::engine::{Error, Result as EngineResult};
-use crate::errors;
 
 /// The file or folder of the shipped model `name`, looked for in `$TORCHVIDEO_MODELS`, in the installed data folder
 /// and in the build tree, in this order.
@@ -22,13 +22,16 @@ pub fn locate(name: &str) -> Result<PathBuf, String> {
 /// The model's file: `named`, or else the shipped model `default`. `kinds` says what sort of file it should be.
 ///
 /// # Errors
-/// A message for the application, if it is not there or a folder.
-pub fn file(named: Option<&Path>, default: &str, kinds: &str) -> Result<PathBuf, gst::ErrorMessage> {
-    let missing = |reason| gst::error_msg!(gst::ResourceError::NotFound, ("model-path is not set, and {reason}"));
+/// [`Error::Io`] if it is not there, [`Error::Model`] for a folder.
+pub fn file(named: Option<&Path>, default: &str, kinds: &str) -> EngineResult<PathBuf> {
+    let missing = |reason| {
+        let reason = format!("model-path is not set, and {reason}");
+        Error::io(Path::new(default), io::Error::new(io::ErrorKind::NotFound, reason))
+    };
     let path = named.map(|path| Ok(path.into())).unwrap_or_else(|| locate(default).map_err(missing))?;
-    let data = path.metadata().map_err(|err| errors::message(&Error::io(&path, err)))?;
+    let data = path.metadata().map_err(|err| Error::io(&path, err))?;
     if data.is_dir() {
-        return Err(errors::message(&Error::model(&path, format!("it is a folder: name a {kinds} file"))));
+        return Err(Error::model(&path, format!("it is a folder: name a {kinds} file")));
     }
     Ok(path)
 }

@@ -175,7 +175,7 @@ impl FrameRateTune {
             Ok(path) => Some(path),
             // Nobody has asked for it.
             Err(_) if settings.mode == Mode::Auto && settings.model_path.is_none() => None,
-            Err(message) => return Err(message),
+            Err(err) => return Err(error(err)),
         };
         if let Some(path) = &model {
             inspect(path).map_err(error)?;

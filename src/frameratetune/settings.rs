@@ -198,8 +198,8 @@ impl Settings {
     /// The model's file.
     ///
     /// # Errors
-    /// A message for the application, if there is none.
-    pub fn model_file(&self) -> Result<PathBuf, gst::ErrorMessage> {
+    /// Those of [`models::file`].
+    pub fn model_file(&self) -> Result<PathBuf> {
         models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pkl")
     }
 

@@ -78,7 +78,7 @@ impl RealEsrganScale {
     fn prepare(&self, settings: Settings) -> Result<(Run, Queue), gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
         settings.validate().map_err(error)?;
-        let file = settings.model_file()?;
+        let file = settings.model_file().map_err(error)?;
         let path = file.path.clone();
         let architecture = inspect(&file).map_err(error)?;
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;

@@ -10,8 +10,8 @@ use crate::config::element::{self, Source};
 use crate::engine::device::Precision;
 use crate::engine::esrgan::{ModelFile, Params};
 use crate::engine::{Error, Result};
+use crate::models;
 use crate::settings::{DEFAULT_DEVICE, Dtype, Layer, device_spec, dtype_spec, from_json};
-use crate::{errors, models};
 
 /// The most frames in a batch.
 const MAX_BATCH: i64 = 64;
@@ -200,10 +200,10 @@ impl Settings {
     /// The model's file.
     ///
     /// # Errors
-    /// A message for the application, if there is none.
-    pub fn model_file(&self) -> Result<ModelFile, gst::ErrorMessage> {
+    /// Those of [`models::file`] and [`ModelFile::blended`].
+    pub fn model_file(&self) -> Result<ModelFile> {
         let path = models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pth")?;
-        ModelFile::blended(&path, self.denoise_strength).map_err(|err| errors::message(&err))
+        ModelFile::blended(&path, self.denoise_strength)
     }
 
     /// Checks every bound.
