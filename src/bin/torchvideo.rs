@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: MPL-2.0
 //! `torchvideo`: a configuration's scenes checked, rendered and compared, from a command line.
 
+use std::collections::HashMap;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use gsttorchvideo::config::{Config, Preset, Scene, Wanted};
-use gsttorchvideo::job;
+use gsttorchvideo::job::{self, Outcome, Told};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Makes videos of keyframe pictures, as a YAML file says.
 #[derive(Parser)]
@@ -27,6 +33,19 @@ enum Command {
         /// Print JSON: a list with a report for each scene
         #[arg(long)]
         json: bool,
+    },
+    /// Makes the files of scenes; those that are there and made of the same are left alone
+    ///
+    /// Ends with 1 if a scene failed, and with 130 if it was interrupted. What it began is taken up again by the next run.
+    Render {
+        #[command(flatten)]
+        job: Job,
+        /// Scenes that are made at once
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        jobs: usize,
+        /// Make files again that are there
+        #[arg(long)]
+        again: bool,
     },
     /// Prints completions for a shell
     Completions {
@@ -99,35 +118,135 @@ fn check(job: &Job, json: bool) -> Result<bool, String> {
     Ok(reports.iter().all(job::Report::is_possible))
 }
 
-fn run() -> Result<bool, String> {
+/// A scene in the making: its bar, how far it was when that was said last, and when it began.
+type Running = (Option<ProgressBar>, f64, Instant);
+
+/// What is shown of scenes in the making: bars on a terminal, lines elsewhere.
+struct Screen<'a> {
+    scenes: &'a [&'a Scene],
+    bars: Option<MultiProgress>,
+    running: Mutex<HashMap<usize, Running>>,
+}
+
+impl<'a> Screen<'a> {
+    fn new(scenes: &'a [&'a Scene]) -> Self {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        Self { scenes, bars, running: Mutex::default() }
+    }
+
+    fn say(&self, line: String) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn tell(&self, number: usize, told: Told) {
+        let id = &self.scenes[number].id;
+        match told {
+            Told::Begun => {
+                let style = ProgressStyle::with_template("{prefix} {bar:30} {percent:>3} % {elapsed} {msg}");
+                let bar = self.bars.as_ref().map(|bars| {
+                    let bar = bars.add(ProgressBar::new(1000).with_prefix(id.clone()));
+                    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                    bar.enable_steady_tick(Duration::from_secs(1));
+                    bar
+                });
+                if bar.is_none() {
+                    self.say(format!("{id}: begun"));
+                }
+                self.running.lock().unwrap().insert(number, (bar, 0.0, Instant::now()));
+            }
+            Told::Progress(text, done) => {
+                let mut running = self.running.lock().unwrap();
+                let Some((bar, before, begun)) = running.get_mut(&number) else { return };
+                // From a twentieth on, what is left can be told.
+                let spent = begun.elapsed().as_secs_f64();
+                let left = (done > 0.05 && !text.contains("left"))
+                    .then(|| format!(", {} left", job::time(spent / done * (1.0 - done))));
+                let text = format!("{text}{}", left.unwrap_or_default());
+                match bar {
+                    Some(bar) => {
+                        bar.set_position((done * 1000.0) as u64);
+                        bar.set_message(text);
+                    }
+                    None if done >= *before + 0.1 => {
+                        *before = done;
+                        eprintln!("{id}: {:.0} %: {text}", done * 100.0);
+                    }
+                    None => {}
+                }
+            }
+            Told::Warning(text) => self.say(format!("{id}: warning: {text}")),
+            Told::Ended(outcome) => {
+                if let Some((Some(bar), ..)) = self.running.lock().unwrap().remove(&number) {
+                    bar.finish_and_clear();
+                }
+                self.say(match outcome {
+                    Outcome::Rendered(seconds) => format!("{id}: made in {}", job::time(seconds)),
+                    Outcome::UpToDate => format!("{id}: is there, made of the same"),
+                    Outcome::Failed(reason) => format!("{id}: failed: {reason}"),
+                    Outcome::Stopped => format!("{id}: stopped"),
+                });
+            }
+        }
+    }
+}
+
+fn render(job: &Job, jobs: usize, again: bool) -> Result<ExitCode, String> {
+    let config = job.open()?;
+    let scenes = job.scenes(&config)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = stop.clone();
+    ctrlc::set_handler(move || stopping.store(true, Ordering::Relaxed)).map_err(|err| err.to_string())?;
+    let screen = Screen::new(&scenes);
+    let tell = |number, told| screen.tell(number, told);
+    let with_folders = scenes.iter().map(|scene| (*scene, job.folder(scene))).collect();
+    let outcomes = job::Job { scenes: with_folders, jobs, again, stop, tell: &tell }.run()?;
+    let count = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
+    let made = count(|outcome| matches!(outcome, Outcome::Rendered(_)));
+    let there = count(|outcome| matches!(outcome, Outcome::UpToDate));
+    let (failed, stopped) =
+        (count(|outcome| matches!(outcome, Outcome::Failed(_))), count(|outcome| matches!(outcome, Outcome::Stopped)));
+    let rest = [(failed, "failed"), (stopped, "stopped")];
+    let rest = rest.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+    eprintln!("{made} made, {there} were there{}", rest.collect::<String>());
+    Ok(match (failed, stopped) {
+        (_, 1..) => ExitCode::from(130),
+        (1.., _) => ExitCode::from(1),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn run() -> Result<ExitCode, String> {
     let cli = Cli::parse();
     match cli.command {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "torchvideo", &mut std::io::stdout());
-            return Ok(true);
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Man => {
             let page = clap_mangen::Man::new(Cli::command());
             page.render(&mut std::io::stdout()).map_err(|err| err.to_string())?;
-            return Ok(true);
+            return Ok(ExitCode::SUCCESS);
         }
-        Command::Check { .. } => {}
+        Command::Check { .. } | Command::Render { .. } => {}
     }
     gst::init().map_err(|err| err.to_string())?;
     gsttorchvideo::plugin_register_static().map_err(|err| err.to_string())?;
     match cli.command {
-        Command::Check { job, json } => check(&job, json),
-        Command::Completions { .. } | Command::Man => Ok(true),
+        Command::Check { job, json } => {
+            let is_possible = check(&job, json)?;
+            Ok(if is_possible { ExitCode::SUCCESS } else { ExitCode::from(1) })
+        }
+        Command::Render { job, jobs, again } => render(&job, jobs, again),
+        Command::Completions { .. } | Command::Man => Ok(ExitCode::SUCCESS),
     }
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(message) => {
-            eprintln!("torchvideo: {message}");
-            ExitCode::from(2)
-        }
-    }
+    run().unwrap_or_else(|message| {
+        eprintln!("torchvideo: {message}");
+        ExitCode::from(2)
+    })
 }

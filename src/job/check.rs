@@ -361,8 +361,8 @@ fn recommended_values(report: &mut Report, params: &Params) {
 fn advise(scene: &Scene, report: &mut Report, params: &Params, info: &ModelInfo, settings: &VideoSettings) {
     let Params { width, height, .. } = *params;
     let is_xt = matches!(info.model_type, Some(ModelType::SvdXt | ModelType::SvdXt11));
-    if info.model_type.is_none() && settings.model_type().is_none() {
-        // A model of one's own has recommendations of its own.
+    if info.unet.block_out_channels != ModelInfo::published().unet.block_out_channels {
+        // Another model than Stability AI's, which has recommendations of its own.
         return;
     }
     if width % 64 != 0 || height % 64 != 0 {

@@ -78,7 +78,10 @@ impl Line {
             None => installed(videos)?,
         };
         let muxer = CONTAINERS.iter().find(|(name, _)| *name == container).map_or("", |(_, muxer)| muxer);
-        let _ = write!(text, " ! videoconvert ! video/x-raw,format=I420 ! {encoder} ! queue ! {muxer} name=mux");
+        let _ = write!(
+            text,
+            " ! videoconvert name=convert ! video/x-raw,format=I420 ! {encoder} ! queue ! {muxer} name=mux"
+        );
         if let Some(audio) = &scene.audio {
             let encoder = installed(audios)?;
             let audio = quoted(&audio.to_string_lossy());
@@ -154,7 +157,7 @@ mod tests {
         let plain = line("output: {encoder: jpegenc}\nscenes: [{id: a, keyframe: k.png}]").unwrap();
         assert_eq!(
             plain.to(Path::new("/o/a b.mp4")),
-            "svdsrc name=source location=/job/k.png ! videoconvert ! video/x-raw,format=I420 ! jpegenc ! queue ! \
+            "svdsrc name=source location=/job/k.png ! videoconvert name=convert ! video/x-raw,format=I420 ! jpegenc ! queue ! \
              mp4mux faststart=true name=mux mux. ! filesink name=file location=\"/o/a b.mp4\""
         );
         let full = line(

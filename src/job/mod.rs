@@ -3,6 +3,10 @@
 
 mod check;
 mod line;
+mod render;
+mod store;
 
 pub use check::{Advice, Estimate, Level, Report, check, file_name, folder_of, gigabytes, time};
 pub use line::{CONTAINER, Line};
+pub use render::{Job, Outcome, Told};
+pub use store::MANIFEST;

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MPL-2.0
+//! The program `torchvideo`: what it says of a job, what it makes, and what is left when it is killed.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use gst::prelude::*;
+
+mod common;
+
+use common::register;
+use common::svd::FILES;
+
+/// A folder with a configuration.
+struct Job(tempfile::TempDir);
+
+const SCENES: [&str; 6] = ["001", "002", "003", "004", "005", "006"];
+
+impl Job {
+    /// With this text behind settings for a tiny clip.
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (model, picture) = (FILES.model.display(), FILES.picture.display());
+        let video = format!(
+            "video: {{model_path: {model}, num_frames: 3, num_inference_steps: 4, width: 64, height: 48, device: cpu}}\n"
+        );
+        let text = format!("{video}output: {{container: mkv, encoder: jpegenc}}\n{text}")
+            .replace("PICTURE", &picture.to_string());
+        std::fs::write(folder.path().join("config.yaml"), text).unwrap();
+        Self(folder)
+    }
+
+    /// Six scenes, each with another seed.
+    fn six() -> Self {
+        let scenes =
+            SCENES.map(|id| format!("- {{id: {id:?}, keyframe: PICTURE, seed: {}}}\n", id.trim_start_matches('0')));
+        Self::new(&format!("scenes:\n{}", scenes.concat()))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_torchvideo"));
+        command.arg(arguments[0]).arg(self.0.path().join("config.yaml")).args(&arguments[1..]);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code().unwrap(), text(stdout), text(stderr))
+    }
+
+    fn out(&self) -> PathBuf {
+        self.0.path().join("out")
+    }
+}
+
+/// The frames of a file.
+fn frames(path: &Path) -> Vec<Vec<u8>> {
+    let line = format!(
+        "filesrc location=\"{}\" ! matroskademux ! jpegdec ! videoconvert ! video/x-raw,format=RGB ! appsink name=sink sync=false",
+        path.display()
+    );
+    let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+    let sink = pipeline.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let samples = std::iter::from_fn(|| sink.pull_sample().ok());
+    let frames = samples.map(|sample| sample.buffer().unwrap().map_readable().unwrap().to_vec()).collect();
+    let error = pipeline.bus().unwrap().pop_filtered(&[gst::MessageType::Error]);
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert!(error.is_none(), "{}: {error:?}", path.display());
+    frames
+}
+
+#[test]
+fn a_job_that_is_killed_again_and_again_ends_as_one_that_is_not() {
+    register();
+    let whole = Job::six();
+    let (code, _, log) = whole.run(&["render"]);
+    assert_eq!(code, 0, "{log}");
+    assert!(log.contains("6 made, 0 were there"), "{log}");
+    let job = Job::six();
+    // Killed where it says something, further on every time: in the midst of scenes and between them.
+    for lines in 1.. {
+        let mut child = job.command(&["render", "--jobs", "2"]).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap()).lines().take(lines).count();
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        // What has its name is whole.
+        for id in SCENES {
+            let path = job.out().join(format!("{id}.mkv"));
+            assert!(!path.exists() || frames(&path).len() == 3, "{id} after {lines} lines");
+        }
+        if status.success() || said < lines {
+            break;
+        }
+    }
+    let (code, _, log) = job.run(&["render"]);
+    assert_eq!(code, 0, "{log}");
+    for id in SCENES {
+        let name = format!("{id}.mkv");
+        assert!(frames(&job.out().join(&name)) == frames(&whole.out().join(&name)), "{id}");
+    }
+    let left: Vec<_> = std::fs::read_dir(job.out()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), SCENES.len() + 2, "{left:?}");
+    // Nothing is made twice, until something is another.
+    let (_, _, log) = job.run(&["render"]);
+    assert!(log.contains("0 made, 6 were there"), "{log}");
+    let (_, _, log) =
+        job.run(&["render", "--scene-id", "002", "--scene-id", "003", "--set", "video.motion_bucket_id=9"]);
+    assert!(log.contains("2 made, 0 were there"), "{log}");
+    let (_, _, log) = job.run(&["render", "--scene-id", "001", "--again"]);
+    assert!(log.contains("1 made, 0 were there"), "{log}");
+    std::fs::remove_file(job.out().join("004.mkv")).unwrap();
+    let (_, _, log) = job.run(&["render", "--scene-id", "004"]);
+    assert!(log.contains("1 made"), "{log}");
+}
+
+#[test]
+fn a_scene_that_fails_does_not_stop_the_others() {
+    let job = Job::new(
+        "scenes:\n- {id: bad, keyframe: nowhere.png}\n- {id: good, keyframe: PICTURE}\n\
+         - {id: worse, keyframe: PICTURE, output: {encoder: nosuchenc}}\n",
+    );
+    let (code, _, log) = job.run(&["render"]);
+    assert_eq!(code, 1, "{log}");
+    for part in [
+        "bad: failed: ",
+        "nowhere.png: No such file",
+        "good: made",
+        "worse: failed: ",
+        "nosuchenc",
+        "1 made, 0 were there, 2 failed",
+    ] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(job.out().join("manifest.json")).unwrap()).unwrap();
+    let entry = &manifest["scenes"]["good"];
+    assert_eq!((&entry["file"], &entry["settings"]["video.num_frames"]), (&"good.mkv".into(), &3.into()));
+    assert_eq!(entry["clips"][0]["properties"]["seed"], 42);
+    assert!(manifest["scenes"].as_object().unwrap().len() == 1);
+}
+
+#[test]
+fn a_folder_is_one_job_s_at_a_time() {
+    let job = Job::six();
+    std::fs::create_dir_all(job.out()).unwrap();
+    let lock = std::fs::File::create(job.out().join(".torchvideo.lock")).unwrap();
+    lock.lock().unwrap();
+    let (code, _, log) = job.run(&["render"]);
+    assert!(code == 2 && log.contains("another torchvideo writes to it"), "{log}");
+    drop(lock);
+    std::fs::write(job.out().join("manifest.json"), "{").unwrap();
+    let (code, _, log) = job.run(&["render"]);
+    assert!(code == 2 && log.contains("manifest.json: it is no manifest"), "{log}");
+}
+
+#[test]
+fn an_interrupted_job_says_so() {
+    let job = Job::six();
+    let mut child = job.command(&["render"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("001: begun"));
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let rest: Vec<_> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.last().unwrap().contains("stopped"), "{rest:?}");
+    let (code, _, log) = job.run(&["render"]);
+    assert_eq!(code, 0, "{log}");
+}
+
+#[test]
+fn a_check_says_what_will_be() {
+    let job = Job::new(
+        "framerate: {fps: 14, mode: duplicate}\n\
+         scenes:\n- {id: a, keyframe: PICTURE, duration: 1, video: {fps: 7}}\n- {id: b, keyframe: nowhere.png}\n",
+    );
+    let (code, json, _) = job.run(&["check", "--json"]);
+    assert_eq!(code, 1);
+    let reports: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let [a, b] = [&reports[0], &reports[1]];
+    let estimate = &a["estimate"];
+    assert_eq!((&estimate["frames"], &estimate["clips"]), (&7.into(), &3.into()), "{a:#}");
+    assert_eq!((&estimate["output_frames"], &estimate["size"]), (&14.into(), &vec![64, 48].into()), "{a:#}");
+    let advice = |report: &serde_json::Value| {
+        let advice = report["advice"].as_array().unwrap().clone();
+        advice.iter().map(|advice| format!("{}: {}", advice["level"], advice["text"])).collect::<Vec<_>>()
+    };
+    assert!(advice(a).iter().any(|text| text.contains("3 clips of 3 are made")), "{:?}", advice(a));
+    assert!(advice(b)[0].starts_with("\"error\"") && advice(b)[0].contains("nowhere.png"), "{:?}", advice(b));
+    let fps = a["values"].as_array().unwrap().iter().find(|value| value["key"] == "video.fps").unwrap();
+    assert_eq!(fps["from"], "scene");
+    assert!(fps["at"].as_str().unwrap().contains("config.yaml:5:"), "{fps}");
+    let (code, text, _) = job.run(&["check", "--scene-id", "a", "--preset", "speed"]);
+    assert!(code == 0 && text.contains("command line"), "{text}");
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_told_at_once() {
+    let job = Job::new("scenes:\n- {id: a, keyfame: x.png}\n");
+    for command in ["check", "render"] {
+        let (code, _, log) = job.run(&[command]);
+        assert!(
+            code == 2
+                && log.contains("config.yaml:4:20: scenes[0].keyfame: there is no such key; did you mean keyframe?"),
+            "{log}"
+        );
+    }
+    let (code, _, log) = Job::new("").run(&["render"]);
+    assert!(code == 2 && log.contains("it has no scenes"), "{log}");
+    let (code, _, log) = Job::six().run(&["check", "--scene-id", "007"]);
+    assert!(code == 2 && log.contains("there is no scene \"007\": it has 001, 002"), "{log}");
+}
+
+#[test]
+fn completions_and_a_manual_page_are_printed() {
+    let run = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_torchvideo")).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run(&["completions", "bash"]).contains("complete -F"));
+    assert!(run(&["man"]).contains(".TH torchvideo"));
+    assert!(run(&["--version"]).starts_with("torchvideo "));
+}
