@@ -20,7 +20,7 @@ help: ## list the targets
 setup: ## install what is missing: packages, libtorch (CUDA=1: with its GPU half), crates
 	@sh scripts/setup.sh
 
-build: setup ## build target/release/libgsttorchvideo.so
+build: setup ## build target/release/libgsttorchvideo.so and target/release/torchvideo
 	cargo build --release
 
 lint: setup ## check format and lints

@@ -215,6 +215,37 @@ fn what_is_wrong_with_a_file_is_told_at_once() {
 }
 
 #[test]
+fn the_configurations_in_pipelines_are_checked_and_rendered() {
+    register();
+    let folder = tempfile::tempdir().unwrap();
+    let model = format!("video.model_path={}", FILES.model.display());
+    let small = ["num_frames=3", "num_inference_steps=2", "width=64", "height=48", "device=cpu"]
+        .map(|value| format!("video.{value}"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(common::file("pipelines")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if !name.ends_with(".yaml") || name == "presets.yaml" {
+            continue;
+        }
+        let upscaler = "postprocess.model_path=models/realesrgan/realesr-animevideov3.safetensors";
+        for command in ["check", "render"] {
+            let mut program = Command::new(env!("CARGO_BIN_EXE_torchvideo"));
+            program.arg(command).arg(&path).arg("--out").arg(folder.path().join(name));
+            for value in small.iter().map(String::as_str).chain([model.as_str(), upscaler, "postprocess.model_scale=4"])
+            {
+                program.args(["--set", value]);
+            }
+            let Output { status, stdout, stderr } = program.output().unwrap();
+            let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+            assert!(status.success(), "{name}: {said}");
+        }
+        count += 1;
+    }
+    assert!(count >= 2);
+}
+
+#[test]
 fn completions_and_a_manual_page_are_printed() {
     let run = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_torchvideo")).args(arguments).output().unwrap();

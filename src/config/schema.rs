@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! The keys that a file can have: those of the elements' properties, in snake case, and some of the job's own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use gst::prelude::*;
@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::yaml::Step;
 use crate::settings::from_json;
-use crate::{frameratetune, realesrganscale, svdsrc};
+use crate::{frameratetune, models, realesrganscale, svdsrc};
 
 /// A section of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,7 +141,9 @@ impl Key {
             },
             Unit::Bytes => bytes(value).ok_or("use bytes, or a number with a unit: 12GB, 8 GiB")?.into(),
             Unit::Path => match value.as_str() {
-                Some(path) if !path.is_empty() => folder.join(path).to_string_lossy().into_owned().into(),
+                Some(path) if !path.is_empty() => {
+                    self.path(Path::new(path), folder).to_string_lossy().into_owned().into()
+                }
                 _ => return Err("use a path".into()),
             },
             // Rates as people write them.
@@ -169,6 +171,19 @@ impl Key {
             return Err(format!("use {}", CONTAINERS.map(|(name, _)| name).join(", ")));
         }
         Ok(value)
+    }
+}
+
+impl Key {
+    /// The path that is meant: one beside the file; or a model that lies where models do, "models/x" or "x".
+    fn path(&self, path: &Path, folder: &Path) -> PathBuf {
+        let beside = folder.join(path);
+        if self.name != "model_path" || beside.exists() {
+            return beside;
+        }
+        let name = path.strip_prefix("models").unwrap_or(path);
+        let found = path.is_relative().then(|| models::locate(&name.to_string_lossy()).ok()).flatten();
+        found.unwrap_or(beside)
     }
 }
 
@@ -208,6 +223,19 @@ mod tests {
     use serde_json::json;
 
     #[test]
+    fn models_are_looked_for_where_models_lie() {
+        gst::init().unwrap();
+        let keys = Section::Postprocess.keys();
+        let key = keys.iter().find(|key| key.name == "model_path").unwrap();
+        for path in
+            ["models/realesrgan/realesr-animevideov3.safetensors", "realesrgan/realesr-animevideov3.safetensors"]
+        {
+            let found = key.read(&json!(path), Path::new("/here")).unwrap();
+            assert!(Path::new(found.as_str().unwrap()).is_file(), "{found}");
+        }
+    }
+
+    #[test]
     fn values_are_read_as_people_write_them() {
         gst::init().unwrap();
         let read = |section: Section, name: &str, value: Json| {
@@ -227,6 +255,7 @@ mod tests {
             (Section::Video, "max_memory", json!(5), json!(5)),
             (Section::Video, "model_path", json!("m/x"), json!("/here/m/x")),
             (Section::Video, "noise_aug_strength", json!(0), json!(0)),
+            (Section::Postprocess, "model_path", json!("models/no.pth"), json!("/here/models/no.pth")),
             (Section::Framerate, "speed", json!(0.25), json!("1/4")),
             (Section::Output, "container", json!("mkv"), json!("mkv")),
         ];
