@@ -33,6 +33,9 @@ enum Command {
         /// Print JSON: a list with a report for each scene
         #[arg(long)]
         json: bool,
+        /// Print the scenes as a configuration that says everything itself
+        #[arg(long, conflicts_with = "json")]
+        yaml: bool,
     },
     /// Makes the files of scenes; those that are there and made of the same are left alone
     ///
@@ -106,9 +109,13 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     Ok((key.into(), value.into()))
 }
 
-fn check(job: &Job, json: bool) -> Result<bool, String> {
+fn check(job: &Job, json: bool, yaml: bool) -> Result<bool, String> {
     let config = job.open()?;
     let scenes = job.scenes(&config)?;
+    if yaml {
+        print!("{}", Config::print(scenes));
+        return Ok(true);
+    }
     let reports: Vec<_> = scenes.iter().map(|scene| job::check(scene, &job.folder(scene))).collect();
     if json {
         println!("{}", serde_json::to_string_pretty(&reports).map_err(|err| err.to_string())?);
@@ -235,8 +242,8 @@ fn run() -> Result<ExitCode, String> {
     gst::init().map_err(|err| err.to_string())?;
     gsttorchvideo::plugin_register_static().map_err(|err| err.to_string())?;
     match cli.command {
-        Command::Check { job, json } => {
-            let is_possible = check(&job, json)?;
+        Command::Check { job, json, yaml } => {
+            let is_possible = check(&job, json, yaml)?;
             Ok(if is_possible { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
         Command::Render { job, jobs, again } => render(&job, jobs, again),

@@ -126,10 +126,38 @@ impl Scene {
         layer(&self.settings, section)
     }
 
+    /// The scene as a part of a file's list that says everything itself, with absolute paths.
+    fn to_value(&self) -> serde_json::Map<String, Json> {
+        let mut map = print(&self.settings);
+        map.insert("id".into(), self.id.clone().into());
+        for (key, path) in [("keyframe", &self.keyframe), ("audio", &self.audio)] {
+            let path = path.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone()));
+            map.extend(path.map(|path| (key.into(), path.to_string_lossy().into())));
+        }
+        map.extend(self.notes.clone().map(|notes| ("notes".into(), notes.into())));
+        map
+    }
+
     /// A value that was set.
     pub fn get(&self, section: Section, key: &str) -> Option<&Json> {
         self.settings.get(&(section, key.into())).map(|setting| &setting.value)
     }
+}
+
+/// Settings by section, as a file has them.
+fn print(settings: &Settings) -> serde_json::Map<String, Json> {
+    let mut map = serde_json::Map::new();
+    for ((section, name), setting) in settings {
+        let Some(key) = section.keys().iter().find(|key| key.name == *name) else { continue };
+        let mut place = &mut map;
+        for step in section.steps() {
+            let Step::Key(step) = step else { continue };
+            let below = place.entry(step).or_insert_with(|| Json::Object(Default::default()));
+            place = below.as_object_mut().expect("it was made as one");
+        }
+        place.insert(name.clone(), key.print(&setting.value));
+    }
+    map
 }
 
 fn layer(settings: &Settings, section: Section) -> Layer {
@@ -209,6 +237,13 @@ impl Config {
         let scenes = config.scenes.iter().map(|scene| &scene.settings);
         std::iter::once(&config.settings).chain(scenes).try_for_each(element::check)?;
         Ok(config)
+    }
+
+    /// A file that says the same without plans, other files and values from outside: what holds for each of `scenes` is
+    /// written there.
+    pub fn print<'a>(scenes: impl IntoIterator<Item = &'a Scene>) -> String {
+        let scenes: Vec<_> = scenes.into_iter().map(|scene| Json::Object(scene.to_value())).collect();
+        serde_yaml::to_string(&serde_json::json!({ "scenes": scenes })).expect("it is made of plain values")
     }
 
     /// The scenes, in their order.

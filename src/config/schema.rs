@@ -129,6 +129,14 @@ impl Unit {
 }
 
 impl Key {
+    /// What stands in a file for the property's value: the opposite of [`read`](Self::read).
+    pub fn print(&self, value: &Json) -> Json {
+        match (self.unit, value.as_u64()) {
+            (Unit::Seconds, Some(nanoseconds)) => (nanoseconds as f64 / 1e9).into(),
+            _ => value.clone(),
+        }
+    }
+
     /// The property's value for what stands in a file in `folder`; in words what is wrong with it.
     ///
     /// # Errors
