@@ -131,8 +131,7 @@ impl Scene {
         let mut map = print(&self.settings);
         map.insert("id".into(), self.id.clone().into());
         for (key, path) in [("keyframe", &self.keyframe), ("audio", &self.audio)] {
-            let path = path.as_ref().map(|path| std::path::absolute(path).unwrap_or(path.clone()));
-            map.extend(path.map(|path| (key.into(), path.to_string_lossy().into())));
+            map.extend(path.as_ref().map(|path| (key.into(), absolute(path).to_string_lossy().into())));
         }
         map.extend(self.notes.clone().map(|notes| ("notes".into(), notes.into())));
         map
@@ -470,6 +469,11 @@ fn outside(wanted: &Wanted) -> Result<Settings> {
         setting.origin = Origin::Outside;
     }
     Ok(settings)
+}
+
+/// The same path from the root on, without the steps back in it that lead out of folders that are there.
+fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into())
 }
 
 /// The folder that paths in a file are relative to.

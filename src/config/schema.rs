@@ -129,10 +129,11 @@ impl Unit {
 }
 
 impl Key {
-    /// What stands in a file for the property's value: the opposite of [`read`](Self::read).
+    /// What stands in a file for the property's value, wherever the file is: the opposite of [`read`](Self::read).
     pub fn print(&self, value: &Json) -> Json {
-        match (self.unit, value.as_u64()) {
-            (Unit::Seconds, Some(nanoseconds)) => (nanoseconds as f64 / 1e9).into(),
+        match (self.unit, value) {
+            (Unit::Seconds, Json::Number(nanoseconds)) => nanoseconds.as_u64().map(|it| it as f64 / 1e9).into(),
+            (Unit::Path, Json::String(path)) => super::absolute(Path::new(path)).to_string_lossy().into(),
             _ => value.clone(),
         }
     }
