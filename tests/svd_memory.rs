@@ -57,7 +57,7 @@ fn make(model: &mut Model, params: &Params) -> Result<Made> {
             Event::Planned(estimate, strategy) => return planned = Some((estimate, strategy)),
             Event::Warning(text) => return warnings.push(text),
             Event::Decoded(decoded) => return frames.extend(decoded),
-            Event::Encoded => 0,
+            Event::DenoisedBefore(_) | Event::Encoded => 0,
             Event::Step { .. } => 1,
             Event::Decoding { .. } => 2,
         };

@@ -122,7 +122,7 @@ impl Unit {
         match name {
             "duration" | "max-gap" | "stats-interval" => Self::Seconds,
             "max-memory" => Self::Bytes,
-            "model-path" | "folder" => Self::Path,
+            "model-path" | "latents-folder" | "folder" => Self::Path,
             _ => Self::Plain,
         }
     }
@@ -263,6 +263,7 @@ mod tests {
             (Section::Video, "max_memory", json!("8 GiB"), json!(8u64 << 30)),
             (Section::Video, "max_memory", json!(5), json!(5)),
             (Section::Video, "model_path", json!("m/x"), json!("/here/m/x")),
+            (Section::Video, "latents_folder", json!("kept"), json!("/here/kept")),
             (Section::Video, "noise_aug_strength", json!(0), json!(0)),
             (Section::Postprocess, "model_path", json!("models/no.pth"), json!("/here/models/no.pth")),
             (Section::Framerate, "speed", json!(0.25), json!("1/4")),

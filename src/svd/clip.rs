@@ -10,7 +10,7 @@ use super::keyframe::Keyframe;
 use super::session::Herald;
 use crate::engine::image::Frame;
 use crate::engine::svd::anchor::{self, Statistics};
-use crate::engine::svd::{self, Event, Model, Params, Summary};
+use crate::engine::svd::{self, Event, LatentsFolder, Model, Params, Summary};
 use crate::engine::worker::{Cancel, Reply, Worker};
 use crate::engine::{Error, Result};
 
@@ -137,11 +137,12 @@ enum Stage {
 }
 
 impl Clip {
-    /// Sends the clip's job to `worker`. `herald` is called on the worker's thread when the job begins, with what tells
-    /// it whether the clip is awaited.
+    /// Sends the clip's job to `worker`. Latents are kept in `latents`, if it is there. `herald` is called on the worker's
+    /// thread when the job begins, with what tells it whether the clip is awaited.
     pub fn begin(
         worker: &Arc<Worker<Model>>,
         order: Order,
+        latents: Option<LatentsFolder>,
         is_awaited: bool,
         herald: impl FnOnce(&Cancel, Arc<AtomicBool>) -> Herald + Send + 'static,
     ) -> Self {
@@ -149,7 +150,7 @@ impl Clip {
         let is_awaited = Arc::new(AtomicBool::new(is_awaited));
         let awaited = is_awaited.clone();
         let end = End(shared.clone());
-        let job = Job { order: order.clone(), cancel: cancel.clone(), last: Arc::clone(&last) };
+        let job = Job { order: order.clone(), latents, cancel: cancel.clone(), last: Arc::clone(&last) };
         let reply = worker.submit(move |model| {
             let _end = end;
             job.run(model, |cancel| herald(cancel, awaited))
@@ -230,6 +231,7 @@ impl Drop for End {
 /// The model's side.
 struct Job {
     order: Order,
+    latents: Option<LatentsFolder>,
     cancel: Cancel,
     last: Arc<OnceLock<Arc<Frame>>>,
 }
@@ -268,11 +270,13 @@ impl Job {
         herald: &mut Herald,
     ) -> Result<(Vec<Frame>, Summary)> {
         let mut made = Vec::new();
-        let summary = svd::generate(model, keyframe, params, &self.cancel, &mut |event| {
+        let mut report = |event| {
             let Event::Decoded(frames) = event else { return herald.tell(&event) };
             made.extend(frames);
             herald.decoded(made.len() as i64, params.num_frames);
-        })?;
+        };
+        let latents = self.latents.as_ref();
+        let summary = svd::generate_keeping(model, keyframe, params, latents, &self.cancel, &mut report)?;
         if let Some(Link { anchor: statistics, .. }) = &self.order.link {
             if statistics.get().is_none() {
                 let (width, height) = (params.width as usize, params.height as usize);

@@ -150,8 +150,9 @@ fn tags(provenance: &Json) -> gst::TagList {
     tags
 }
 
-/// Properties that a preset does not keep: it says how clips look, not what they show or how many there are.
-const NO_PRESET: [&str; 9] = [
+/// Properties that a preset does not keep: it says how clips look, not what they show, how many there are, or what is
+/// kept of them.
+const NO_PRESET: [&str; 10] = [
     "name",
     "parent",
     "location",
@@ -159,6 +160,7 @@ const NO_PRESET: [&str; 9] = [
     "num-clips",
     "chain",
     "duration",
+    "latents-folder",
     "provenance",
     // Another name of a property that is kept.
     "guidance-scale",

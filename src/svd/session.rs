@@ -18,7 +18,7 @@ use super::settings::Settings;
 use super::tags;
 use crate::engine::Error;
 use crate::engine::device::{DeviceChoice, kind_name, why_cpu};
-use crate::engine::svd::{Event, Model, Params, Source, Summary};
+use crate::engine::svd::{Event, LatentsFolder, Model, Params, Source, Summary};
 use crate::engine::worker::{Cancel, Reply, Worker};
 use crate::progress::Progress;
 use crate::{errors, models};
@@ -39,6 +39,8 @@ pub struct Session {
     pub part: Option<Part<Settings>>,
     /// What the model's makers recommend.
     recommended: Params,
+    /// Where latents are kept.
+    latents: Option<LatentsFolder>,
     worker: Arc<Worker<Model>>,
     /// Tells the load that the end of it was wanted.
     closing: Cancel,
@@ -86,6 +88,8 @@ impl Session {
         let source = Source::open(&path, settings.model_type()).map_err(error)?;
         let recommended = source.info.recommended.clone();
         settings.plan(&recommended).map_err(error)?;
+        let latents = settings.text("latents-folder").map(|folder| LatentsFolder::open(folder.as_ref()));
+        let latents = latents.transpose().map_err(error)?;
 
         let choice: DeviceChoice = settings.device().parse().map_err(error)?;
         let device = choice.resolve().map_err(error)?;
@@ -121,7 +125,7 @@ impl Session {
         let hashes = Mutex::new(Hashes::Awaited(source.hashes(kind, &closing)));
         let dtype = kind_name(kind);
         settings.remember_dtype(dtype);
-        Ok(Self { element: element.downgrade(), settings, part, recommended, worker, closing, origin, hashes })
+        Ok(Self { element: element.downgrade(), settings, part, recommended, latents, worker, closing, origin, hashes })
     }
 
     /// What `settings` make of the model.
@@ -136,7 +140,7 @@ impl Session {
     pub fn begin(&self, order: Order, what: String, is_awaited: bool) -> Arc<Clip> {
         let element = self.element.clone();
         let herald = move |cancel: &Cancel, is_awaited: Arc<AtomicBool>| Herald::new(element, what, cancel, is_awaited);
-        Arc::new(Clip::begin(&self.worker, order, is_awaited, herald))
+        Arc::new(Clip::begin(&self.worker, order, self.latents.clone(), is_awaited, herald))
     }
 
     /// How a clip was made.
@@ -357,6 +361,7 @@ impl Herald {
                     post(&element, message);
                 }
             }
+            Event::DenoisedBefore(file) => self.update(&format!("Denoised before: {}", file.display())),
             Event::Encoded => self.update("Encoded the keyframe"),
             Event::Step { step, steps, seconds_left } => {
                 let percent = 100 * step / (*steps).max(1);

@@ -176,6 +176,14 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
             .build(),
         device_spec(),
         dtype_spec(),
+        string("latents-folder", "Latents folder")
+            .blurb(
+                "A folder that keeps the latents of each clip, all that its steps have made: after a crash or a kill the \
+                 same clip is only decoded, and comes out the same. It is made if it is not there, and never cleared \
+                 (unset = nothing is kept)",
+            )
+            .mutable_ready()
+            .build(),
         string("provenance", "Provenance")
             .blurb(
                 "JSON that tells how a clip was made: its values are taken for the properties that are not set. From an \

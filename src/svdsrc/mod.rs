@@ -20,7 +20,8 @@
  * tell what each clip takes (`svdsrc-estimate`) and how it was made (`svdsrc-clip`). Stopping, flushing or ending the pipeline ends the
  * work within one denoising step. The same parameters and the same seed give the same clip. A clip's message
  * carries them as JSON, and `provenance` takes it to make that clip again, and no other; the stream's tags carry, in the
- * comment, JSON that makes the whole run again.
+ * comment, JSON that makes the whole run again. With a `latents-folder`, a clip that was denoised before the process
+ * ended is only decoded.
  *
  * ## Example pipelines
  *

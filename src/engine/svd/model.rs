@@ -12,7 +12,7 @@ use super::source::{ModelInfo, Network, Source};
 use super::strategy::{Stage, Strategy};
 use super::unet::UNet;
 use super::vae::Vae;
-use crate::engine::cache::Cache;
+use crate::engine::cache::{Cache, Stamp};
 use crate::engine::weights::{LoadProgress, Scope, Weights};
 use crate::engine::worker::{Cancel, Worker};
 use crate::engine::{Error, Result, memory};
@@ -77,6 +77,8 @@ impl<T> Slot<T> {
 /// A model: where it comes from, and what is loaded of it.
 pub struct Model {
     pub(super) source: Source,
+    /// What its files were when it was loaded.
+    pub(super) files: Vec<Stamp>,
     pub(super) device: Device,
     pub(super) kind: Kind,
     pub(super) clip: Slot<ClipVision>,
@@ -128,6 +130,7 @@ impl Model {
     ) -> Result<Self> {
         let mut model = Self {
             source: source.clone(),
+            files: source.stamps(kind),
             device,
             kind,
             clip: Slot::empty(Network::ImageEncoder, |scope, info| ClipVision::new(scope, &info.clip)),

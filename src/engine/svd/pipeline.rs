@@ -6,15 +6,17 @@
 //! Each stage, and each denoising step, can be done again from what it began with: in less memory if there was not
 //! enough, in float32 if half precision did not suffice.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
 use super::denoiser::Denoiser;
+use super::kept::{LatentsFile, LatentsFolder};
 use super::model::{Model, Timed, Timing};
 use super::noise::Noise;
 use super::source::Preprocessor;
-use super::strategy::{Estimate, Planner, Stage, Strategy, plan};
+use super::strategy::{Estimate, Need, Planner, Stage, Strategy, plan};
 use super::{Params, guider, sampler, schedule};
 use crate::engine::device::{DeviceChoice, kind_name};
 use crate::engine::image::Frame;
@@ -26,6 +28,8 @@ use crate::engine::{Error, Result, memory};
 pub enum Event {
     /// How the clip will be computed, and what that takes. The first event.
     Planned(Estimate, Strategy),
+    /// The latents were taken from this file: the clip is only decoded. Then there is neither `Encoded` nor a `Step`.
+    DenoisedBefore(PathBuf),
     /// The keyframe has been encoded.
     Encoded,
     /// A denoising step has ended: `step` of `steps`.
@@ -44,14 +48,14 @@ pub enum Event {
     },
     /// Frames have been decoded: the next of the clip, in order.
     Decoded(Vec<Frame>),
-    /// Something had to be done again in another way. The clip is the same.
+    /// Something had to be done again in another way, or could not be kept. The clip is the same.
     Warning(String),
 }
 
 /// What it took to make a clip.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Summary {
-    /// Seconds for encoding, denoising and decoding.
+    /// Seconds for encoding, denoising and decoding; 0 for what was done before.
     pub seconds: [f64; 3],
     /// Bytes of all tensors on the device, at most.
     pub peak_device: u64,
@@ -74,6 +78,22 @@ pub fn generate(
     cancel: &Cancel,
     report: &mut dyn FnMut(Event),
 ) -> Result<Summary> {
+    generate_keeping(model, keyframe, params, None, cancel, report)
+}
+
+/// The same. The latents are kept in `folder`, if there is one; those that are there already are only decoded, and the
+/// clip is the same to the byte. Latents that can't be read or written are a warning.
+///
+/// # Errors
+/// Those of [`generate`].
+pub fn generate_keeping(
+    model: &mut Model,
+    keyframe: &Frame,
+    params: &Params,
+    folder: Option<&LatentsFolder>,
+    cancel: &Cancel,
+    report: &mut dyn FnMut(Event),
+) -> Result<Summary> {
     params.validate()?;
     cancel.check()?;
     let shown = keyframe.with_aspect_of(params.width as usize, params.height as usize, params.keyframe_fit)?;
@@ -82,9 +102,10 @@ pub fn generate(
     let planner = Planner::new(&info, params, model.device, model.kind, size);
     let (budget, limit) = budget(model, params);
     let strategy = plan(&planner, budget, limit)?;
+    let kept = folder.map(|folder| folder.file(model, keyframe, params));
     let making = Making { model, planner, params, strategy, budget, cancel, report };
     // However it ends, what was loaded for it alone goes.
-    let summary = guarded(|| making.run(&shown));
+    let summary = guarded(|| making.run(&shown, kept));
     model.settle();
     summary
 }
@@ -134,10 +155,9 @@ struct Conditions {
 }
 
 impl Making<'_> {
-    fn run(mut self, shown: &Frame) -> Result<Summary> {
+    fn run(mut self, shown: &Frame, kept: Option<LatentsFile>) -> Result<Summary> {
         let (device, cancel) = (self.model.device, self.cancel);
         let info = &self.model.source.info;
-        let sigmas = info.schedule.sigmas(self.params);
         let steps = self.params.steps();
         let Params { width, height, num_frames: frames, .. } = *self.params;
         let factor = info.vae.factor();
@@ -150,6 +170,10 @@ impl Making<'_> {
             estimate.denoise.seconds = timing.step * steps as f64;
             estimate.decode.seconds = timing.decode;
         }
+        let before = kept.as_ref().map_or(Ok(None), |kept| kept.read(&latent_shape));
+        if let Ok(Some(_)) = before {
+            (estimate.encode, estimate.denoise) = (Need::default(), Need::default());
+        }
         (self.report)(Event::Planned(estimate, self.strategy));
         if self.strategy.taking_turns {
             self.model.leave_only(Stage::Encode);
@@ -157,8 +181,57 @@ impl Making<'_> {
         memory::reset_peak(device);
         memory::reset_peak(Device::Cpu);
 
+        let before = before.unwrap_or_else(|err| {
+            (self.report)(Event::Warning(format!("{err}: the clip is denoised again")));
+            None
+        });
+        let is_denoised = before.is_some();
+        let (latents, [encode, denoise]) = match (before, &kept) {
+            (Some(latents), Some(kept)) => {
+                (self.report)(Event::DenoisedBefore(kept.path.clone()));
+                (latents.to_device(device), [0.0; 2])
+            }
+            (_, kept) => {
+                let denoised = self.denoised(shown, &latent_shape, &estimate)?;
+                if let Some(Err(err)) = kept.as_ref().map(|kept| kept.write(&denoised.0)) {
+                    (self.report)(Event::Warning(format!("{err}: the clip's latents are not kept")));
+                }
+                denoised
+            }
+        };
+
         let start = Instant::now();
-        let Noise { picture, latents } = Noise::draw(self.params.seed, height, width, &latent_shape, self.model.kind);
+        let latents = latents.squeeze_dim(0);
+        let pictures = self.attempt(Stage::Decode, |making| making.decode(&latents))?;
+        for frames in pictures.split(self.strategy.decoding.chunk, 0) {
+            cancel.check()?;
+            (self.report)(Event::Decoded(pictures_of(&frames)?));
+        }
+        drop(pictures);
+        let decode = start.elapsed().as_secs_f64();
+
+        if !is_denoised {
+            let timing = Timing { encode, step: denoise / steps as f64, decode };
+            self.model.timings.insert(self.timed(), timing);
+        }
+        Ok(Summary {
+            seconds: [encode, denoise, decode],
+            peak_device: memory::usage(device).peak,
+            peak_host: memory::usage(Device::Cpu).peak,
+            strategy: self.strategy,
+        })
+    }
+
+    /// Latents of `shape`, (1, frames, channels, h, w) in float32, after the last step, and the seconds that encoding
+    /// and denoising took. `estimate` says how long decoding may take.
+    fn denoised(&mut self, shown: &Frame, shape: &[i64], estimate: &Estimate) -> Result<(Tensor, [f64; 2])> {
+        let (device, cancel) = (self.model.device, self.cancel);
+        let sigmas = self.model.source.info.schedule.sigmas(self.params);
+        let steps = self.params.steps();
+        let Params { seed, width, height, .. } = *self.params;
+
+        let start = Instant::now();
+        let Noise { picture, latents } = Noise::draw(seed, height, width, shape, self.model.kind);
         let conditions = self.attempt(Stage::Encode, |making| making.encode(shown, &picture))?;
         drop(picture);
         (self.report)(Event::Encoded);
@@ -178,27 +251,7 @@ impl Making<'_> {
             Ok(clean)
         };
         let latents = sampler::euler(latents, &sigmas, denoise, |_, _| cancel.check())?;
-        drop(conditions);
-        let denoise = start.elapsed().as_secs_f64();
-
-        let start = Instant::now();
-        let latents = latents.squeeze_dim(0);
-        let pictures = self.attempt(Stage::Decode, |making| making.decode(&latents))?;
-        for frames in pictures.split(self.strategy.decoding.chunk, 0) {
-            cancel.check()?;
-            (self.report)(Event::Decoded(pictures_of(&frames)?));
-        }
-        drop(pictures);
-        let decode = start.elapsed().as_secs_f64();
-
-        let timing = Timing { encode, step: denoise / steps as f64, decode };
-        self.model.timings.insert(self.timed(), timing);
-        Ok(Summary {
-            seconds: [encode, denoise, decode],
-            peak_device: memory::usage(device).peak,
-            peak_host: memory::usage(Device::Cpu).peak,
-            strategy: self.strategy,
-        })
+        Ok((latents, [encode, start.elapsed().as_secs_f64()]))
     }
 
     fn timed(&self) -> Timed {

@@ -314,14 +314,26 @@ impl Source {
         }
     }
 
-    /// What tells this model, loaded to `device` in `kind`, from others, and from itself with a file replaced.
-    pub fn key(&self, device: Device, kind: Kind) -> Key {
+    /// The files that say what it is, and those of its weights.
+    fn files(&self, kind: Kind) -> Vec<PathBuf> {
         let mut files = match &self.layout {
             Layout::Folder(folder) => folder.config_files(),
             Layout::SingleFile(_) => Vec::new(),
         };
         // Where files are missing, the load says so.
         files.extend(self.weight_files(kind).unwrap_or_default());
+        files
+    }
+
+    /// The stamps of its files as they are now, where links lead.
+    pub(super) fn stamps(&self, kind: Kind) -> Vec<Stamp> {
+        let files = self.files(kind).into_iter();
+        files.map(|file| stamp(&file.canonicalize().unwrap_or(file))).collect()
+    }
+
+    /// What tells this model, loaded to `device` in `kind`, from others, and from itself with a file replaced.
+    pub fn key(&self, device: Device, kind: Kind) -> Key {
+        let files = self.files(kind);
         Key::of_files(self.path(), self.info.model_type.map_or("", ModelType::name), &files, device, kind)
     }
 
