@@ -22,8 +22,9 @@ pub struct Usage {
 /// threads use libtorch; more than once does nothing.
 pub fn install() {
     static ONCE: Once = Once::new();
-    // SAFETY: hands libtorch an allocator that is never freed. libtorch asks that no other thread allocate meanwhile;
-    // one that does gets the old allocator or the new one, and frees with the one it got.
+    // SAFETY: hands libtorch an allocator that is never freed. libtorch asks that no other thread allocate meanwhile: a
+    // convolution under way on another thread may free with another allocator than it got its memory from. So every
+    // model that is loaded puts it in first.
     ONCE.call_once(|| unsafe { torchvideo_memory_install() });
 }
 

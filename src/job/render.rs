@@ -195,6 +195,8 @@ fn play(line: &str, latents: &Path, stop: &AtomicBool, tell: &dyn Fn(Told)) -> R
                 let text = text.to_string();
                 let percent = text.split_once('(').and_then(|(_, rest)| rest.split_once(" %)")?.0.parse::<f64>().ok());
                 let is_denoising = code == "generate" && text.contains("Denoising");
+                let percent = percent.or(text.starts_with("Denoised before").then_some(100.0));
+                let is_denoising = is_denoising || text.starts_with("Denoised before");
                 let done = percent.filter(|_| is_denoising && frames.counted().is_none()).unwrap_or(0.0);
                 progress(text, GENERATING * done / 100.0);
             }

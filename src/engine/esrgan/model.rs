@@ -11,7 +11,7 @@ use crate::engine::cache::Cache;
 use crate::engine::device::kind_name;
 use crate::engine::nn::channels_last;
 use crate::engine::worker::{Cancel, Worker};
-use crate::engine::{Error, Result};
+use crate::engine::{Error, Result, memory};
 
 /// A loaded model.
 pub struct Model {
@@ -37,6 +37,7 @@ impl Model {
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
     pub fn load(file: impl Into<ModelFile>, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        memory::install();
         let file = file.into();
         let (network, architecture) = load(&file, device, kind, cancel)?;
         let (transfer, is_checked) = (Transfer::new(device), device == Device::Cpu);

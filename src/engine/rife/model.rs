@@ -14,7 +14,7 @@ use crate::engine::cache::{Cache, Key};
 use crate::engine::device::kind_name;
 use crate::engine::stream::Lanes;
 use crate::engine::worker::{Cancel, Worker};
-use crate::engine::{Error, Result};
+use crate::engine::{Error, Result, memory};
 
 /// A loaded model.
 pub struct Model {
@@ -39,6 +39,7 @@ impl Model {
     /// # Errors
     /// [`Error::Io`] and [`Error::Model`] if the file can't be read, is broken, or holds another network.
     pub fn load(path: &Path, device: Device, kind: Kind, cancel: &Cancel) -> Result<Self> {
+        memory::install();
         let (network, config) = load(path, device, kind, cancel)?;
         Ok(Self {
             path: path.into(),

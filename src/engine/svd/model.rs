@@ -128,6 +128,7 @@ impl Model {
         cancel: &Cancel,
         progress: &LoadProgress,
     ) -> Result<Self> {
+        memory::install();
         let mut model = Self {
             source: source.clone(),
             files: source.stamps(kind),
