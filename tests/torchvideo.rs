@@ -55,6 +55,16 @@ impl Job {
     }
 }
 
+/// Plays a line to its end.
+fn play(line: &str) -> gst::Pipeline {
+    let pipeline = gst::parse::launch(line).unwrap().downcast::<gst::Pipeline>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+    let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::NONE, &kinds).unwrap();
+    assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+    pipeline
+}
+
 /// The frames of a file.
 fn frames(path: &Path) -> Vec<Vec<u8>> {
     let line = format!(
@@ -140,6 +150,24 @@ fn a_scene_that_fails_does_not_stop_the_others() {
     assert_eq!((&entry["file"], &entry["settings"]["video.num_frames"]), (&"good.mkv".into(), &3.into()));
     assert_eq!(entry["clips"][0]["properties"]["seed"], 42);
     assert!(manifest["scenes"].as_object().unwrap().len() == 1);
+}
+
+#[test]
+fn a_scene_has_its_sound() {
+    register();
+    let job = Job::new("scenes: [{id: a, keyframe: PICTURE, audio: sound.wav}]\n");
+    let sound = job.0.path().join("sound.wav");
+    let made = play(&format!("audiotestsrc num-buffers=20 ! wavenc ! filesink location=\"{}\"", sound.display()));
+    made.set_state(gst::State::Null).unwrap();
+    let (code, _, log) = job.run(&["render"]);
+    assert_eq!(code, 0, "{log}");
+    let path = job.out().join("a.mkv");
+    assert_eq!(frames(&path).len(), 3);
+    let line = format!("filesrc location=\"{}\" ! matroskademux name=d d.audio_0 ! fakesink name=sink", path.display());
+    let played = play(&line);
+    let rendered = played.by_name("sink").unwrap().property::<gst::Structure>("stats").get::<u64>("rendered").unwrap();
+    played.set_state(gst::State::Null).unwrap();
+    assert!(rendered > 0);
 }
 
 #[test]

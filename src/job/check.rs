@@ -602,3 +602,83 @@ pub fn time(seconds: f64) -> String {
         _ => format!("{}:{:02} h", whole / 3600, whole % 3600 / 60),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Wanted};
+
+    /// What is said of a scene of SVD-XT with these sections.
+    fn advice(sections: &str) -> Vec<(Level, String)> {
+        gst::init().unwrap();
+        let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/keyframe.jpg");
+        let text = format!("{sections}\nscenes: [{{id: a, keyframe: {}}}]\n", picture.display());
+        let config = Config::parse(Path::new("/job/config.yaml"), &text, &Wanted::default()).unwrap();
+        let report = check(&config.scenes()[0], Path::new("/job/out"));
+        report.advice.into_iter().map(|advice| (advice.level, format!("{}: {}", advice.key, advice.text))).collect()
+    }
+
+    #[test]
+    fn the_advice_is_true() {
+        const XT: &str = "model_type: svd-xt, device: cpu, num_frames: 24, fps: 12, num_inference_steps: 55";
+        let upscaler = "model_path: realesrgan/realesr-animevideov3.safetensors";
+        for (sections, level, part) in [
+            (
+                "width: 1280, height: 720}",
+                Level::Note,
+                "1280x720 is fine: 720 is no multiple of 64, but multiples of 8",
+            ),
+            ("noise_aug_strength: 0.001}", Level::Warning, "0.001 is above 0.0005"),
+            ("motion_bucket_id: 300}", Level::Warning, "300 is outside of 1 to 255"),
+            ("motion_bucket_id: 200}", Level::Note, "200 is much motion"),
+            ("num_inference_steps: 25}", Level::Note, "25 steps: from 50 to 70"),
+            ("num_inference_steps: 90}", Level::Note, "90 steps: above 70"),
+            ("guidance_scale: 6}", Level::Note, "guidance goes from 1 at the first frame to 6 at the last"),
+            ("decode_chunk_size: 12}", Level::Note, "12: a larger chunk does not make the clip smoother here"),
+            (
+                "duration: 3}",
+                Level::Note,
+                "3.0 s at 12 frames a second are 36 frames, more than the 24 of a clip: 2 clips of",
+            ),
+            ("max_memory: 3GB}", Level::Error, "Lower the resolution first"),
+            ("num_clips: 0}", Level::Error, "clips without an end"),
+            (
+                "width: 1024}\npostprocess: {UP, model_scale: 2}",
+                Level::Warning,
+                "2 is not the model's scale, which is 4",
+            ),
+            ("width: 1024}\npostprocess: {UP, outscale: 1}", Level::Warning, "1 leaves 1024x576 as it is"),
+            (
+                "width: 1024}\npostprocess: {UP, outscale: 1.5, target_width: 1920, target_height: 1080}",
+                Level::Warning,
+                "1024x576 to 1920x1080 takes x1.875, and the model gives x1.5",
+            ),
+            (
+                "width: 1280, height: 720}\npostprocess: {UP, outscale: 2, target_width: 1920}",
+                Level::Note,
+                "1280x720 to 1920x1080 takes x1.500; x2 is enough",
+            ),
+            (
+                "}\nframerate: {mode: retime, fps: 16}",
+                Level::Note,
+                "24 frames at 16 a second last 1.50 s instead of 2.00",
+            ),
+            ("}\npostprocess: {model_path: nowhere.pth}", Level::Error, "nowhere.pth: No such file"),
+        ] {
+            // What comes later goes before.
+            let own = sections.split(':').next().unwrap_or_default();
+            let common: Vec<_> = XT.split(", ").filter(|part| own.is_empty() || !part.starts_with(own)).collect();
+            let sections = format!("video: {{{}, {sections}", common.join(", ")).replace("UP", upscaler);
+            let said = advice(&sections);
+            assert!(said.iter().any(|(of, text)| *of == level && text.contains(part)), "{sections}\n{said:#?}");
+        }
+        let said = advice(&format!("video: {{{XT}, width: 1024, height: 576, motion_bucket_id: 2}}"));
+        assert!(said.iter().all(|(level, text)| *level < Level::Warning || text.contains("is not there")), "{said:#?}");
+    }
+
+    #[test]
+    fn numbers_are_told_in_words() {
+        assert_eq!([time(0.4), time(61.0), time(3725.0)], ["0 s", "1:01 min", "1:02 h"]);
+        assert_eq!([gigabytes(1_500_000_000), gigabytes(2_300_000), gigabytes(900)], ["1.5 GB", "2.3 MB", "1 kB"]);
+    }
+}
