@@ -246,7 +246,7 @@ fn what_is_wrong_with_a_file_is_told_at_once() {
 fn the_configurations_in_pipelines_are_checked_and_rendered() {
     register();
     let folder = tempfile::tempdir().unwrap();
-    let model = format!("video.model_path={}", FILES.model.display());
+    let model = format!("video.model_path={}", common::file("models/svd-nano").display());
     let small = ["num_frames=3", "num_inference_steps=2", "width=64", "height=48", "device=cpu"]
         .map(|value| format!("video.{value}"));
     let mut count = 0;

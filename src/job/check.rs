@@ -17,9 +17,10 @@ use crate::engine::device::{DeviceChoice, kind_name};
 use crate::engine::esrgan::{self, Model as Upscaler, ModelFile};
 use crate::engine::image::Frame;
 use crate::engine::pixels::Layout as PixelLayout;
-use crate::engine::svd::{ModelInfo, ModelType, Params, Planner, Source, Stage};
+use crate::engine::svd::{Estimate as ClipEstimate, ModelInfo, ModelType, Params, Planner, Source, Stage};
 use crate::engine::worker::Cancel;
 use crate::engine::{Error, memory, rife};
+use crate::svd::plan::Plan;
 use crate::svd::settings::Settings as VideoSettings;
 use crate::svdsrc::Extent;
 use crate::{frameratetune, realesrganscale, svd, svdsrc};
@@ -214,90 +215,19 @@ fn video(scene: &Scene, report: &mut Report) {
         Ok(settings) => settings,
         Err(err) => return report.add(Level::Error, "video", err.to_string()),
     };
-    let source = match svd::session::model(&settings) {
-        Ok((path, _)) => Source::open(&path, settings.model_type()).map_err(|err| err.to_string()),
-        Err(reason) => Err(reason),
-    };
-    let info = match source {
-        Ok(source) => source.info,
-        Err(reason) => {
-            report.add(Level::Error, "video.model_path", reason);
-            // What it would take is of interest all the same.
-            let mut info = ModelInfo::published();
-            info.model_type = settings.model_type();
-            info.recommended.num_frames =
-                settings.model_type().map_or(info.recommended.num_frames, ModelType::num_frames);
-            info
-        }
-    };
-    let choice = settings.device().parse::<DeviceChoice>();
-    let device = match choice.and_then(DeviceChoice::resolve) {
-        Ok(device) => device,
-        Err(err) => {
-            report.add(Level::Error, "video.device", err.to_string());
-            Device::Cpu
-        }
-    };
-    let params = match params(&settings, &info.recommended) {
-        Ok(params) => params,
+    let info = model(&settings, report);
+    let device = device(&settings, report);
+    let planned = settings.plan(&info.recommended).and_then(|plan| Ok((params(&plan)?, plan.framerate())));
+    let (params, fps) = match planned {
+        Ok(planned) => planned,
         Err(err) => return report.add(Level::Error, "video", err.to_string()),
     };
     recommended_values(report, &params);
     advise(scene, report, &params, &info, &settings);
-    let fps = settings.plan(&info.recommended).map_or(gst::Fraction::new(7, 1), |plan| plan.framerate());
-    let layout = Extent::of(&settings, 1).and_then(|extent| extent.layout(params.num_frames, fps));
-    let (frames, clips, in_clip) = match layout {
-        Ok(layout) => match (layout.total, layout.clips()) {
-            (Some(frames), Some(clips)) => (frames, clips, layout.num_frames),
-            _ => {
-                return report.add(
-                    Level::Error,
-                    "video.num_clips",
-                    "clips without an end can't be written: use 1 or more",
-                );
-            }
-        },
-        Err(err) => return report.add(Level::Error, "video", err.to_string()),
-    };
-    if clips > 1 {
-        let seconds = frames as f64 * f64::from(fps.denom()) / f64::from(fps.numer());
-        report.add(
-            Level::Note,
-            "video.num_frames",
-            format!(
-                "{seconds:.1} s at {} frames a second are {frames} frames, more than the {} of a clip: {clips} clips of \
-                 {in_clip} are made, each going on from the last frame of the one before",
-                shown(fps),
-                params.num_frames
-            ),
-        );
-    }
+    let Some((frames, clips, in_clip)) = extent(&settings, &params, fps, report) else { return };
     let params = Params { num_frames: in_clip, ..params };
     let kind = settings.precision().kind(device);
-    let keyframe = scene.keyframe.as_ref().and_then(|path| Frame::open(path).ok());
-    let size = keyframe.and_then(|frame| {
-        frame.with_aspect_of(params.width as usize, params.height as usize, params.keyframe_fit).ok()
-    });
-    let size = size.map_or([params.width, params.height], |frame| [frame.width() as i64, frame.height() as i64]);
-    let planner = Planner::new(&info, &params, device, kind, size);
-    let (budget, limit) = match (params.max_memory, memory::available(device)) {
-        (0, 0) => (u64::MAX, String::new()),
-        (0, free) => (free / 10 * 9, format!("what is free ({})", gigabytes(free / 10 * 9))),
-        (most, _) => (most, format!("max_memory ({})", gigabytes(most))),
-    };
-    let (way, fits) = match planner.plan(Stage::Encode, budget) {
-        Some(way) => (way, true),
-        None => (planner.least().0, false),
-    };
-    let estimate = planner.estimate(&way, params.steps());
-    if !fits {
-        let refusal = planner.refusal(budget, limit);
-        let text = format!(
-            "{refusal}. Lower the resolution first; decode_chunk_size alone does not help: chunks are as small as memory \
-             needs, and the clip is the same"
-        );
-        report.add(Level::Error, "video.max_memory", text);
-    }
+    let clip = clip(scene, &info, &params, device, kind, report);
     let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
     let (output_size, upscale_seconds) = postprocess(scene, report, &params, device, frames);
     let (output_fps, output_frames, tune_seconds) = framerate(scene, report, fps, frames, output_size, device);
@@ -311,34 +241,116 @@ fn video(scene: &Scene, report: &mut Report) {
         output_frames,
         output_fps: f64::from(output_fps.numer()) / f64::from(output_fps.denom()),
         device: format!("{place} in {}", kind_name(kind)),
-        memory: estimate.bytes(),
-        generate_seconds: estimate.seconds() * clips as f64,
+        memory: clip.bytes(),
+        generate_seconds: clip.seconds() * clips as f64,
         upscale_seconds,
         tune_seconds,
         disk: is_default.then_some((bits / 8.0) as u64),
     };
     if estimate.seconds() > LONG {
-        let steps = params.steps();
-        let share = estimate.generate_seconds / estimate.seconds();
-        let text = if share > 0.5 {
+        let taken = time(estimate.seconds());
+        let text = if estimate.generate_seconds > 0.5 * estimate.seconds() {
             format!(
-                "it takes {}: fewer steps than {steps} are the first thing to lower, the size the next",
-                time(estimate.seconds())
+                "it takes {taken}: fewer steps than {} are the first thing to lower, the size the next",
+                params.steps()
             )
         } else {
-            format!(
-                "it takes {}, most of it for upscaling and frames between: a smaller network is quicker",
-                time(estimate.seconds())
-            )
+            format!("it takes {taken}, most of it for upscaling and frames between: a smaller network is quicker")
         };
         report.add(Level::Note, "video.num_inference_steps", text);
     }
     report.estimate = Some(estimate);
 }
 
+/// What the model says of itself; where there is none, what Stability AI's would: what a scene takes is of interest all the
+/// same.
+fn model(settings: &VideoSettings, report: &mut Report) -> ModelInfo {
+    let source = svd::session::model(settings)
+        .and_then(|(path, _)| Source::open(&path, settings.model_type()).map_err(|err| err.to_string()));
+    source.map(|source| source.info).unwrap_or_else(|reason| {
+        report.add(Level::Error, "video.model_path", reason);
+        let mut info = ModelInfo { model_type: settings.model_type(), ..ModelInfo::published() };
+        if let Some(model_type) = info.model_type {
+            info.recommended.num_frames = model_type.num_frames();
+        }
+        info
+    })
+}
+
+/// The device that is asked for, or the CPU.
+fn device(settings: &VideoSettings, report: &mut Report) -> Device {
+    let device = settings.device().parse::<DeviceChoice>().and_then(DeviceChoice::resolve);
+    device.unwrap_or_else(|err| {
+        report.add(Level::Error, "video.device", err.to_string());
+        Device::Cpu
+    })
+}
+
+/// How many frames are made, in how many clips, of how many frames.
+fn extent(
+    settings: &VideoSettings,
+    params: &Params,
+    fps: gst::Fraction,
+    report: &mut Report,
+) -> Option<(u64, u64, i64)> {
+    let layout = match Extent::of(settings, 1).and_then(|extent| extent.layout(params.num_frames, fps)) {
+        Ok(layout) => layout,
+        Err(err) => {
+            report.add(Level::Error, "video", err.to_string());
+            return None;
+        }
+    };
+    let (Some(frames), Some(clips)) = (layout.total, layout.clips()) else {
+        report.add(Level::Error, "video.num_clips", "clips without an end can't be written: use 1 or more");
+        return None;
+    };
+    if clips > 1 && settings.value("duration").is_some() {
+        let seconds = frames as f64 * f64::from(fps.denom()) / f64::from(fps.numer());
+        let text = format!(
+            "{seconds:.1} s at {} frames a second are {frames} frames, more than the {} of a clip: {clips} clips of {} are \
+             made, each going on from the last frame of the one before",
+            shown(fps),
+            params.num_frames,
+            layout.num_frames
+        );
+        report.add(Level::Note, "video.num_frames", text);
+    }
+    Some((frames, clips, layout.num_frames))
+}
+
+/// What a clip takes.
+fn clip(
+    scene: &Scene,
+    info: &ModelInfo,
+    params: &Params,
+    device: Device,
+    kind: Kind,
+    report: &mut Report,
+) -> ClipEstimate {
+    let (width, height) = (params.width as usize, params.height as usize);
+    let keyframe = scene.keyframe.as_ref().and_then(|path| Frame::open(path).ok());
+    let shown = keyframe.and_then(|frame| frame.with_aspect_of(width, height, params.keyframe_fit).ok());
+    let size = shown.map_or([params.width, params.height], |frame| [frame.width() as i64, frame.height() as i64]);
+    let planner = Planner::new(info, params, device, kind, size);
+    let (budget, limit) = match (params.max_memory, memory::available(device)) {
+        (0, 0) => (u64::MAX, String::new()),
+        (0, free) => (free / 10 * 9, format!("what is free ({})", gigabytes(free / 10 * 9))),
+        (most, _) => (most, format!("max_memory ({})", gigabytes(most))),
+    };
+    let way = planner.plan(Stage::Encode, budget).unwrap_or_else(|| {
+        let text = format!(
+            "{}. Lower the resolution first; decode_chunk_size alone does not help: chunks are as small as memory needs, and \
+             the clip is the same",
+            planner.refusal(budget, limit)
+        );
+        report.add(Level::Error, "video.max_memory", text);
+        planner.least().0
+    });
+    planner.estimate(&way, params.steps())
+}
+
 /// The parameters of a clip, where downstream takes whatever comes.
-fn params(settings: &VideoSettings, recommended: &Params) -> Result<Params, Error> {
-    let plan = settings.plan(recommended)?;
+fn params(plan: &Plan) -> Result<Params, Error> {
     let mut caps = plan.caps();
     plan.choose(&mut caps);
     let info = VideoInfo::from_caps(&caps).map_err(|_| Error::param("video", "", "its size is not possible"))?;
