@@ -153,6 +153,20 @@ fn a_scene_that_fails_does_not_stop_the_others() {
 }
 
 #[test]
+fn what_was_denoised_is_not_denoised_again() {
+    let job = Job::new("scenes: [{id: a, keyframe: PICTURE}]\n");
+    let (code, _, log) = job.run(&["render", "--set", "output.encoder=identity error-after=1 ! jpegenc"]);
+    assert!(code == 1 && log.contains("Denoising step 4 of 4"), "{log}");
+    let (code, _, log) = job.run(&["render"]);
+    assert!(code == 0 && log.contains("Denoised before: ") && !log.contains("Denoising step"), "{log}");
+    // Once the file is there, nobody needs them.
+    let left: Vec<_> = std::fs::read_dir(job.out()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("latents")), "{left:?}");
+    let (code, _, log) = job.run(&["render", "--again"]);
+    assert!(code == 0 && log.contains("Denoising step 4 of 4"), "{log}");
+}
+
+#[test]
 fn a_scene_has_its_sound() {
     register();
     let job = Job::new("scenes: [{id: a, keyframe: PICTURE, audio: sound.wav}]\n");
