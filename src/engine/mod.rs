@@ -11,6 +11,7 @@ pub mod error;
 pub mod esrgan;
 pub mod image;
 pub mod memory;
+pub mod metrics;
 pub mod nn;
 pub mod pixels;
 pub mod pth;
