@@ -50,6 +50,23 @@ enum Command {
         #[arg(long)]
         again: bool,
     },
+    /// Renders variants of a scene that differ in some values, measures them, and writes compare.html and compare.json
+    ///
+    /// Every value meets every value of the others. Variants that are there are not made again. Ends with 1 if one failed, and
+    /// with 130 if it was interrupted.
+    Sweep {
+        #[command(flatten)]
+        job: Job,
+        /// What differs: video.motion_bucket_id=2,30; may be given several times
+        #[arg(long, value_name = "KEY=VALUE,VALUE,…", required = true)]
+        over: Vec<job::Over>,
+        /// Variants that are made at once; their times are then not those of each alone
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        jobs: usize,
+        /// Make variants again that are there
+        #[arg(long)]
+        again: bool,
+    },
     /// Prints completions for a shell
     Completions {
         /// The shell
@@ -79,9 +96,12 @@ struct Job {
 }
 
 impl Job {
+    fn wanted(&self) -> Wanted {
+        Wanted { preset: self.preset.unwrap_or_default(), values: self.set.clone() }
+    }
+
     fn open(&self) -> Result<Config, String> {
-        let wanted = Wanted { preset: self.preset.unwrap_or_default(), values: self.set.clone() };
-        Config::open(&self.config, &wanted).map_err(|err| err.to_string())
+        Config::open(&self.config, &self.wanted()).map_err(|err| err.to_string())
     }
 
     /// The scenes that are meant.
@@ -129,16 +149,17 @@ fn check(job: &Job, json: bool, yaml: bool) -> Result<bool, String> {
 type Running = (Option<ProgressBar>, f64, Instant);
 
 /// What is shown of scenes in the making: bars on a terminal, lines elsewhere.
-struct Screen<'a> {
-    scenes: &'a [&'a Scene],
+struct Screen {
+    /// The scenes' names.
+    ids: Vec<String>,
     bars: Option<MultiProgress>,
     running: Mutex<HashMap<usize, Running>>,
 }
 
-impl<'a> Screen<'a> {
-    fn new(scenes: &'a [&'a Scene]) -> Self {
+impl Screen {
+    fn new(ids: Vec<String>) -> Self {
         let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
-        Self { scenes, bars, running: Mutex::default() }
+        Self { ids, bars, running: Mutex::default() }
     }
 
     fn say(&self, line: String) {
@@ -149,7 +170,7 @@ impl<'a> Screen<'a> {
     }
 
     fn tell(&self, number: usize, told: Told) {
-        let id = &self.scenes[number].id;
+        let id = &self.ids[number];
         match told {
             Told::Begun => {
                 let style = ProgressStyle::with_template("{prefix} {bar:30} {percent:>3} % {elapsed} {msg}");
@@ -203,13 +224,23 @@ impl<'a> Screen<'a> {
 fn render(job: &Job, jobs: usize, again: bool) -> Result<ExitCode, String> {
     let config = job.open()?;
     let scenes = job.scenes(&config)?;
+    let screen = Screen::new(scenes.iter().map(|scene| scene.id.clone()).collect());
+    let tell = |number, told| screen.tell(number, told);
+    let with_folders = scenes.iter().map(|scene| (*scene, job.folder(scene))).collect();
+    let outcomes = job::Job { scenes: with_folders, jobs, again, stop: stopper()?, tell: &tell }.run()?;
+    Ok(summary(&outcomes))
+}
+
+/// What an interruption sets.
+fn stopper() -> Result<Arc<AtomicBool>, String> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopping = stop.clone();
     ctrlc::set_handler(move || stopping.store(true, Ordering::Relaxed)).map_err(|err| err.to_string())?;
-    let screen = Screen::new(&scenes);
-    let tell = |number, told| screen.tell(number, told);
-    let with_folders = scenes.iter().map(|scene| (*scene, job.folder(scene))).collect();
-    let outcomes = job::Job { scenes: with_folders, jobs, again, stop, tell: &tell }.run()?;
+    Ok(stop)
+}
+
+/// Says how many were made, and gives the exit code.
+fn summary(outcomes: &[Outcome]) -> ExitCode {
     let count = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
     let made = count(|outcome| matches!(outcome, Outcome::Rendered(_)));
     let there = count(|outcome| matches!(outcome, Outcome::UpToDate));
@@ -218,11 +249,33 @@ fn render(job: &Job, jobs: usize, again: bool) -> Result<ExitCode, String> {
     let rest = [(failed, "failed"), (stopped, "stopped")];
     let rest = rest.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
     eprintln!("{made} made, {there} were there{}", rest.collect::<String>());
-    Ok(match (failed, stopped) {
+    match (failed, stopped) {
         (_, 1..) => ExitCode::from(130),
         (1.., _) => ExitCode::from(1),
         _ => ExitCode::SUCCESS,
-    })
+    }
+}
+
+fn sweep(job: &Job, overs: Vec<job::Over>, jobs: usize, again: bool) -> Result<ExitCode, String> {
+    let id = match &job.scene_id[..] {
+        [] => None,
+        [id] => Some(id.as_str()),
+        _ => return Err("variants are of one scene: give --scene-id once".into()),
+    };
+    let sweep = job::Sweep::new(&job.config, &job.wanted(), id, overs, job.out.as_deref())?;
+    let screen = Screen::new(sweep.variants.iter().map(|variant| variant.name.clone()).collect());
+    let tell = |number, told| screen.tell(number, told);
+    let scenes = sweep.variants.iter().map(|variant| (&variant.scene, variant.folder.clone())).collect();
+    let stop = stopper()?;
+    let outcomes = job::Job { scenes, jobs, again, stop: stop.clone(), tell: &tell }.run()?;
+    let code = summary(&outcomes);
+    match sweep.compare(&outcomes, &stop, &|line| screen.say(line))? {
+        Some(page) => {
+            println!("{}", page.display());
+            Ok(code)
+        }
+        None => Ok(ExitCode::from(130)),
+    }
 }
 
 fn run() -> Result<ExitCode, String> {
@@ -237,7 +290,7 @@ fn run() -> Result<ExitCode, String> {
             page.render(&mut std::io::stdout()).map_err(|err| err.to_string())?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Check { .. } | Command::Render { .. } => {}
+        Command::Check { .. } | Command::Render { .. } | Command::Sweep { .. } => {}
     }
     gst::init().map_err(|err| err.to_string())?;
     gsttorchvideo::plugin_register_static().map_err(|err| err.to_string())?;
@@ -247,6 +300,7 @@ fn run() -> Result<ExitCode, String> {
             Ok(if is_possible { ExitCode::SUCCESS } else { ExitCode::from(1) })
         }
         Command::Render { job, jobs, again } => render(&job, jobs, again),
+        Command::Sweep { job, over, jobs, again } => sweep(&job, over, jobs, again),
         Command::Completions { .. } | Command::Man => Ok(ExitCode::SUCCESS),
     }
 }

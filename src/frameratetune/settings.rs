@@ -179,7 +179,7 @@ pub fn check(layer: &Layer) -> Result<()> {
 }
 
 /// The model that is taken where none is named.
-const DEFAULT_MODEL: &str = "rife/rife-v4.25.safetensors";
+pub const DEFAULT_MODEL: &str = "rife/rife-v4.25.safetensors";
 const TYPE: &str = "GObject checks the type";
 
 impl Settings {

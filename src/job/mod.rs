@@ -3,10 +3,13 @@
 
 mod check;
 mod line;
+mod page;
 mod render;
 mod store;
+mod sweep;
 
 pub use check::{Advice, Estimate, Level, Report, check, file_name, folder_of, gigabytes, time};
 pub use line::{CONTAINER, Line};
 pub use render::{Job, Outcome, Told};
 pub use store::MANIFEST;
+pub use sweep::{COMPARISON, Over, Sweep, Variant};

@@ -214,7 +214,7 @@ fn play(line: &str, latents: &Path, stop: &AtomicBool, tell: &dyn Fn(Told)) -> R
 const GENERATING: f64 = 0.8;
 
 /// A pipeline that is stopped in the end.
-struct Playing(gst::Pipeline);
+pub(super) struct Playing(pub gst::Pipeline);
 
 impl Drop for Playing {
     fn drop(&mut self) {

@@ -143,6 +143,12 @@ impl Store {
     }
 }
 
+/// What a finished file in a folder was made of. `None` if the manifest does not tell of it.
+pub fn entry(folder: &Path, id: &str) -> Option<Entry> {
+    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()?;
+    manifest.scenes.into_iter().find_map(|(of, entry)| (of == id).then_some(entry))
+}
+
 /// All that decides what a scene's file will be: its SHA-256, and the picture, the sound and the weights.
 ///
 /// # Errors
