@@ -89,7 +89,8 @@ pub const MEASURES: [Measure; 11] = [
         "",
         Better::Higher,
         "VBench's (Huang et al., CVPR 2024), with RIFE (Huang et al., ECCV 2022) instead of AMT: every second frame is \
-         interpolated between its neighbours; 1 less the mean absolute difference to what is there over 255.",
+         interpolated between its neighbours; 1 less the mean absolute difference to what is there over 255. Of a \
+         clip that RIFE has interpolated itself, it tells nothing.",
     ),
     measure_of(
         "motion",

@@ -30,7 +30,8 @@ function go(to) {
 
 function tick(now) {
   if (before === null) return;
-  const next = time + (now - before) / 1000 * speed.value;
+  // A frame's time may lie before the click.
+  const next = time + Math.max(now - before, 0) / 1000 * speed.value;
   before = now;
   time = next >= duration ? 0 : next;
   show();

@@ -120,7 +120,7 @@ fn address(file: &str) -> String {
 
 /// A value's name in parts that a line may break between.
 fn label(name: &str) -> String {
-    Escaped(name).to_string().replace(',', ", ")
+    Escaped(name).to_string().replace(',', ", ").replace('_', "_<wbr>").replace('=', "<wbr>=")
 }
 
 fn image(picture: &[u8], text: &str) -> String {
