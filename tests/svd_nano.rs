@@ -62,7 +62,10 @@ fn the_clip_shows_the_keyframe_and_moves() {
     let (first, shifts) = (psnr(&frames[0], &shown), [0, 6, 13].map(|i| shift(&frames[i], &shown)));
     println!("first frame against the keyframe: {first:.2} dB; frames 0, 6 and 13 show it shifted by {shifts:?} px");
     assert!(first >= 20.0, "the first frame has {first:.2} dB against the keyframe");
-    assert!(shifts[0].abs() <= 1 && shifts[0] < shifts[1] && shifts[1] < shifts[2], "the camera pans to the right: {shifts:?}");
+    assert!(
+        shifts[0].abs() <= 1 && shifts[0] < shifts[1] && shifts[1] < shifts[2],
+        "the camera pans to the right: {shifts:?}"
+    );
 }
 
 #[test]
