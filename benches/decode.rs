@@ -23,12 +23,12 @@ const CASES: [Case; 2] = [
     Case {
         name: "svd-nano, 14 frames of 128x96",
         config: || Config {
-            block_out_channels: vec![64, 32, 96, 128],
+            block_out_channels: vec![96, 32, 96],
             layers_per_block: 1,
-            latent_channels: 16,
+            latent_channels: 10,
             ..Config::default()
         },
-        size: [14, 12, 16],
+        size: [14, 24, 32],
     },
     Case {
         name: "SVD, 14 frames of 64x48",

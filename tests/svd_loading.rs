@@ -825,14 +825,14 @@ fn hashes_are_those_that_sha256sum_says() {
     let source = Source::open(&file("models/svd-nano"), None).unwrap();
     let wanted = BTreeMap::from(
         [
-            ("image_encoder/model.safetensors", "c814e1a8df0439a159da0e9fec153bc16c5867f4e5ed3be0fdf1a8a697566a4a"),
+            ("image_encoder/model.safetensors", "bec4032c49548992a591afd20c627f4f45f6ac3263ea3b1a7fb439518e6e9406"),
             (
                 "unet/diffusion_pytorch_model.safetensors",
-                "02fd4c318ff2790870ed1c846e2b3101b8a3a2ddba27bfb396d5f2c42a94aaab",
+                "150351436a5252da2a752dd1fb0246853867a5c91f16981a139a597bb25962a9",
             ),
             (
                 "vae/diffusion_pytorch_model.safetensors",
-                "56f93f34f354477e54e93a8ed895ff0e48a43189ac2a1be22ea45ac8ab2c4df2",
+                "a02b5d3b9151db8c9897f65f332ebaa59170b8d3e1e518f9767bd90532aa1ffc",
             ),
         ]
         .map(|(name, hash)| (name.to_owned(), hash.to_owned())),

@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Puts the trained parts together as a diffusers pipeline in float16: `python export.py DIR MODEL`."""
+"""Puts the trained parts together as a diffusers pipeline in float16: `python export.py DIR MODEL`.
+
+Adds the image encoder, whose embedding is always zero (nothing in these clips depends on what
+a picture means; the class wants one), and `latent_rgb.json`, linear factors that turn latents
+into a small preview without the decoder.
+"""
 import glob
 import json
 import os
 import sys
 
 import torch
+import torch.nn.functional as F
 from diffusers import (AutoencoderKLTemporalDecoder, EulerDiscreteScheduler,
                        StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel)
-from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-import clip
+import data
+import latent_code
+from latent_code import CONTENT, FACTOR, LATENTS
+from train_unet import EMBEDDING
 
 SCHEDULER = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
@@ -19,15 +28,43 @@ SCHEDULER = dict(
     steps_offset=1)
 
 
+def image_encoder():
+    """A random CLIP tower with a projection of zero."""
+    torch.manual_seed(4)
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        image_size=224, patch_size=32, projection_dim=EMBEDDING, hidden_act="gelu"))
+    torch.nn.init.zeros_(tower.visual_projection.weight)
+    return tower
+
+
+def preview_factors(root):
+    """Least squares from latents to the mean colour of their 4x4 pixels, in [-1, 1], over training pictures."""
+    code, rows, colours = latent_code.load(root), [], []
+    for picture in data.load(os.path.join(root, "train")).values():
+        pixels = data.keyframe(picture)
+        rows.append(latent_code.encode(code, pixels)[0].flatten(1).T)
+        colours.append(F.avg_pool2d(pixels, FACTOR)[0].flatten(1).T)
+    rows, colours = torch.cat(rows).double(), torch.cat(colours).double()
+    rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
+    answer = torch.linalg.lstsq(rows, colours).solution
+    error = (rows @ answer - colours).pow(2).mean().sqrt()
+    print(f"preview factors: root mean square error {error:.4f} of [-1, 1]")
+    weights = torch.cat([answer[:CONTENT], torch.zeros(LATENTS - CONTENT, 3)])
+    round_all = lambda rows: [round(v, 5) for v in rows.tolist()]
+    return {"factor": FACTOR, "weight": [round_all(row) for row in weights], "bias": round_all(answer[CONTENT])}
+
+
 def main(root, model):
     part = lambda name: os.path.join(root, name)
     pipeline = StableVideoDiffusionPipeline(
         vae=AutoencoderKLTemporalDecoder.from_pretrained(part("vae")),
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(part("image_encoder")),
+        image_encoder=image_encoder(),
         unet=UNetSpatioTemporalConditionModel.from_pretrained(part("unet")),
         scheduler=EulerDiscreteScheduler(**SCHEDULER),
         feature_extractor=CLIPImageProcessor(
-            crop_size=224, size=224, image_mean=clip.MEAN, image_std=clip.STD))
+            crop_size=224, size=224, image_mean=(0.48145466, 0.4578275, 0.40821073),
+            image_std=(0.26862954, 0.26130258, 0.27577711)))
     pipeline.to(torch.float16).save_pretrained(model)
     for path in glob.glob(os.path.join(model, "*", "config.json")):  # no path of this machine
         with open(path) as f:
@@ -37,6 +74,8 @@ def main(root, model):
             f.write(json.dumps(config, indent=2) + "\n")
     for path in glob.glob(os.path.join(model, "*", "*.safetensors")):
         os.chmod(path, 0o644)
+    with open(os.path.join(model, "latent_rgb.json"), "w") as f:
+        f.write(json.dumps(preview_factors(root), indent=1) + "\n")
     for name, module in (("unet", pipeline.unet), ("vae", pipeline.vae),
                          ("image_encoder", pipeline.image_encoder)):
         print(name, sum(p.numel() for p in module.parameters()), "parameters")

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MPL-2.0
-"""Trains the autoencoder on random crops: `python train_vae.py DIR [MINUTES]`.
+"""Writes the autoencoder's encoder and trains its decoder: `python train_vae.py DIR [MINUTES]`.
 
-Only the spatial half is trained. The temporal half of the decoder is set to an
-exact identity (its last convolutions are zero), so a clip is decoded frame by
-frame and the temporal half need not be computed here.
-Reads DIR/train, writes DIR/vae (diffusers folder, fp32) and DIR/vae.log.
+The encoder is not trained: it is set to compute the linear latent code (`latent_code.py`). The
+decoder learns to draw pictures from it, with a little noise on the latents as the video network
+leaves some. Its temporal half is an exact identity (the last convolutions are zero), so a clip is
+decoded frame by frame and that half need not be computed here.
+Reads DIR/train, writes DIR/code.pt, DIR/vae (diffusers folder, fp32), DIR/vae.log and
+DIR/vae.pt, from which an interrupted training goes on.
 """
 import os
 import sys
@@ -16,14 +18,18 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLTemporalDecoder
 
 import data
+import device
+import latent_code
+from latent_code import CONTENT, LATENTS
 
-WIDTHS = [64, 32, 96, 128]
-LATENTS = 16
+WIDTHS = [96, 32, 96]
+STEADY = 20.0  # the constants beside the encoder's signals
+COLOURS = 3.0  # the constants beside the decoder's
 
 
-def build():
+def build(code):
     vae = AutoencoderKLTemporalDecoder(
-        down_block_types=["DownEncoderBlock2D"] * 4, block_out_channels=WIDTHS,
+        down_block_types=["DownEncoderBlock2D"] * len(WIDTHS), block_out_channels=WIDTHS,
         layers_per_block=1, latent_channels=LATENTS, sample_size=512, scaling_factor=1.0)
     with torch.no_grad():
         for name, module in vae.named_modules():
@@ -35,116 +41,114 @@ def build():
         out.bias.zero_()
         for channel in range(3):
             out.weight[channel, channel, 1] = 1
-        plain_start(vae)
-        vae.quant_conv.bias[LATENTS:] = -5.0  # a posterior of little noise
+        write_encoder(vae, code)
+        start_decoder(vae.decoder, code)
     return vae
 
 
-def plain_start(vae):
-    """Starts the autoencoder as one that keeps the mean colour of each 8x8 block.
-
-    The first three channels carry the colour all the way through; the others are random.
-
-    The last group norms remove the mean of every group of channels and scale it to
-    one. Channels that come in pairs (a, -a) keep their mean, and beside a constant
-    pair (1, -1) they keep their size too; silu(a) - silu(-a) is a again. Without such
-    a start the network takes very long to find out how bright a picture is.
-    """
-    def orthogonal(conv):
-        conv.weight.zero_()
-        middle = conv.kernel_size[0] // 2
-        torch.nn.init.orthogonal_(matrix := torch.empty(conv.weight.shape[:2]))
-        matrix[:3], matrix[:, :3] = 0, 0
-        matrix[:3, :3] = torch.eye(3)
-        conv.weight[:, :, middle, middle] = matrix
+def clear(conv):
+    conv.weight.zero_()
+    if conv.bias is not None:
         conv.bias.zero_()
 
-    for name, module in vae.named_modules():
+
+def write_encoder(vae, code):
+    """Sets the encoder to the linear code, exactly but for about 0.1 %.
+
+    Residual branches are zero. The colours go in as they are, the two strided convolutions take
+    2x2 pixels apart and then 4x4 pixels together. The last group norm has groups of three
+    channels; each holds a signal S and constants K and -K, so that its output is linear in S:
+    the constants' mean tells the mean it takes away, and its scale hardly depends on S. Its own
+    bias of 12 keeps silu in its straight part.
+    """
+    encoder = vae.encoder
+    for name, module in encoder.named_modules():
+        if name.endswith(("conv2", "to_out.0")):
+            clear(module)
+        elif name.endswith("conv1"):
+            clear(module)
+    clear(encoder.conv_in)
+    for colour in range(3):
+        encoder.conv_in.weight[colour, colour, 1, 1] = 1
+    first, second = (encoder.down_blocks[i].downsamplers[0].conv for i in (0, 1))
+    clear(first)
+    clear(second)
+    # second's input 4 * colour + 2 * y + x; the code's columns are 16 * colour + 4 * (2Y + y) + 2X + x
+    matrix = code["encode"].view(CONTENT, 3, 2, 2, 2, 2)  # signal, colour, Y, y, X, x
+    for y in (0, 1):
+        for x in (0, 1):
+            for colour in range(3):
+                first.weight[4 * colour + 2 * y + x, colour, y, x] = 1
+            second.weight[:CONTENT, :12, y, x] = matrix[:, :, y, :, x, :].reshape(CONTENT, 12)
+    second.bias[:CONTENT] = -code["encode"] @ code["middle"]
+    thin, wide = (encoder.down_blocks[i].resnets[0].conv_shortcut for i in (1, 2))
+    clear(thin)
+    clear(wide)
+    for i in range(12):
+        thin.weight[i, i] = 1
+    for i in range(CONTENT):
+        wide.weight[3 * i, i] = 1
+    wide.bias[1::3], wide.bias[2::3] = STEADY, -STEADY
+    encoder.conv_norm_out.weight.fill_(1)
+    encoder.conv_norm_out.bias.fill_(12)
+    clear(encoder.conv_out)
+    scale = STEADY * (2 / 3) ** 0.5
+    for i in range(CONTENT):
+        for channel, weight in ((3 * i, 1.0), (3 * i + 1, -0.5), (3 * i + 2, -0.5)):
+            encoder.conv_out.weight[i, channel, 1, 1] = weight * scale
+    encoder.conv_out.bias[LATENTS:] = -15.0  # a posterior of hardly any noise
+    vae.quant_conv.weight.copy_(torch.eye(2 * LATENTS)[:, :, None, None])
+    vae.quant_conv.bias.zero_()
+
+
+def start_decoder(decoder, code):
+    """Starts the decoder as one that paints each 4x4 block in its mean colour.
+
+    The first three channels carry the colours all the way, the next ones the latents; residual
+    branches start small. The last group norm has groups of three channels, a signal S beside
+    constants K and -K, every other group with -S: so that means and sizes survive it
+    (see `write_encoder`), and as silu(a) - silu(-a) is a, all is linear at the start.
+    """
+    for name, module in decoder.named_modules():
         if "temporal" in name:
             continue
-        if name.endswith(("conv2", "to_out.0")):
-            module.weight.mul_(0.1)  # residual branches start small
-            colours = 12 if name.startswith(("encoder.mid", "encoder.down_blocks.3")) else 3
-            module.weight[:colours] = 0
-            module.bias[:colours] = 0
-        elif name.endswith("conv_shortcut"):
-            orthogonal(module)
-        elif name.endswith("downsamplers.0.conv"):  # mean of 2 x 2
+        if name.endswith("conv2"):
             module.weight.mul_(0.3)
             module.weight[:3] = 0
-            module.bias[:3] = 0
-            for y in (0, 1):
-                for x in (0, 1):
-                    module.weight[:, :, y, x] += 0.25 * torch.eye(module.weight.shape[0])
+            module.bias.zero_()
         elif name.endswith("upsamplers.0.conv"):
             module.weight.mul_(0.3)
             module.weight[:3] = 0
-            module.bias[:3] = 0
+            module.bias.zero_()
             module.weight[:, :, 1, 1] += torch.eye(module.weight.shape[0])
-    for conv in (vae.encoder.conv_in, vae.decoder.conv_in):
-        conv.weight[:3] = 0
-        conv.bias[:3] = 0
-        conv.weight[:3, :3, 1, 1] = torch.eye(3)
-    last = vae.encoder.down_blocks[-1].resnets[0].conv_shortcut  # groups (a, -a, 1, -1)
-    rows = last.weight[:32].clone()
+        elif name.endswith("conv_shortcut"):
+            module.weight.mul_(0.5)
+            module.weight[:CONTENT + 3] = 0
+            module.bias.zero_()
+            for i in range(CONTENT + 3):
+                module.weight[i, i] = 1
+    mean = code["decode"].view(3, 16, CONTENT).mean(1)  # colour of a block from its latents
+    decoder.conv_in.weight[:CONTENT + 3] = 0
+    decoder.conv_in.bias.zero_()
+    decoder.conv_in.weight[:3, :CONTENT, 1, 1] = mean
+    decoder.conv_in.bias[:3] = code["middle"].view(3, 16).mean(1)
+    for i in range(CONTENT):
+        decoder.conv_in.weight[3 + i, i, 1, 1] = 1
+    decoder.conv_in.weight[:, CONTENT:] = 0  # blind to the motion
+    last = decoder.up_blocks[-1].resnets[0].spatial_res_block.conv_shortcut
+    signals = last.weight[:16].clone()
+    signals[11:] = torch.randn_like(signals[11:]) * signals.shape[1] ** -0.5
     last.weight.zero_()
-    last.weight[0::4], last.weight[1::4] = rows, -rows
-    last.bias[2::4], last.bias[3::4] = 1.0, -1.0
-    out = vae.encoder.conv_out
-    out.weight.mul_(2)
-    out.weight[:3] = 0
-    out.bias[:3] = 0
-    for k in range(3):
-        out.weight[k, 4 * k, 1, 1], out.weight[k, 4 * k + 1, 1, 1] = 0.8, -0.8
-    vae.quant_conv.weight.copy_(torch.eye(2 * LATENTS)[:, :, None, None])
-    vae.quant_conv.bias.zero_()
-    keep_size(vae.decoder)
-
-
-def keep_size(decoder, strength=3.0):
-    """Lets brightness pass the decoder's last group norm, which has groups of two channels.
-
-    A pair (a, -a) comes out of it divided by its own size, which no later layer can know.
-    So every pair gets the same strong signal added, whose size is fixed, and the last
-    convolution takes it away again. The signal is a spike at the picture's corners, made
-    from the zero padding: the rest of the picture is untouched.
-      first resnet:  constant -> its 3x3 sum differs at edges and corners -> (second
-                     difference) spikes at the corners only -> channels 62 and 63
-      second resnet: its norm scales the spikes to size 1; they are added to every pair
-    """
-    first, second = (r.spatial_res_block for r in decoder.up_blocks[-1].resnets)
-    # The first 31 pairs carry the 32-channel stream (its last channel is left out).
-    rows = torch.eye(32)[:, :, None, None].clone()
-    rows[31] = 0
-    first.conv_shortcut.weight[0::2], first.conv_shortcut.weight[1::2] = rows, -rows
-    first.conv_shortcut.bias.zero_()
-    first.norm1.weight[31], first.norm1.bias[31] = 0.0, 1.0
-    constant = F.silu(torch.tensor(1.0))
-    corner = torch.tensor([[1.0, -1, 0], [-1, 1, 0], [0, 0, 0]])
-    for channel, sign in ((62, 1.0), (63, -1.0)):
-        first.conv1.weight[channel] = 0
-        first.conv1.weight[channel, 31] = -sign
-        first.conv1.bias[channel] = 9 * sign * constant
-        first.conv2.weight[channel] = 0
-        first.conv2.weight[channel, 62] = sign * corner
-        first.conv2.weight[channel, 63] = -sign * corner
-        first.conv2.bias[channel] = 0
-        second.conv1.weight[channel] = 0
-        second.conv1.weight[channel, channel, 1, 1] = 1
-        second.conv1.bias[channel] = 0
-    for conv in (first.conv2, second.conv2):
-        conv.weight[:62, 62:] = 0
-    second.conv2.weight[62:] = 0
-    second.conv2.bias.zero_()
-    for sign, channels in ((1.0, slice(0, 64, 2)), (-1.0, slice(1, 64, 2))):
-        second.conv2.weight[channels, 62, 1, 1] = sign * strength
-        second.conv2.weight[channels, 63, 1, 1] = -sign * strength
-    out = decoder.conv_out.weight
-    out.mul_(0.5)
-    for k in range(3):
-        out[k, 2 * k, 1, 1] += 1.75 * strength  # about unit gain from end to end
-    out[:, 62] = -out[:, 0:62:2].sum(1)
-    out[:, 1::2] = -out[:, 0::2]
+    last.bias.zero_()
+    last.weight[0::6], last.weight[3::6] = signals, -signals
+    last.bias[1::3], last.bias[2::3] = COLOURS, -COLOURS
+    decoder.conv_out.weight.mul_(0.3)
+    decoder.conv_out.weight[:, :18] = 0
+    decoder.conv_out.bias.zero_()
+    scale = COLOURS * (2 / 3) ** 0.5
+    for colour in range(3):
+        for channel, weight in ((0, 1.0), (3, -1.0), (1, -0.5), (5, 0.5), (2, -0.5), (4, 0.5)):
+            decoder.conv_out.weight[colour, 6 * colour + channel, 1, 1] = weight * scale
 
 
 def decode_frames(decoder, z):
@@ -168,28 +172,21 @@ def crops(pyramids, rng, count, size):
         x = rng.integers(picture.shape[1] - size + 1)
         crop = picture[y:y + size, x:x + size]
         out[i] = crop[:, ::-1] if rng.random() < 0.5 else crop
-    batch = torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    return batch.contiguous(memory_format=torch.channels_last)
-
-
-def corners(size, reach=4):
-    """The few pixels under the decoder's spikes (see keep_size), which the loss leaves out."""
-    border = torch.zeros(size, dtype=torch.bool)
-    border[:reach] = border[-reach:] = True
-    return border[:, None] & border[None, :]
+    return torch.from_numpy(out).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def edges(x):
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def psnr(vae, pictures):
-    """PSNR of the reconstruction of test pictures at 512x288, in bfloat16."""
+def psnr(vae, code, pictures, run):
+    """PSNR of the reconstruction of test pictures at 512x288."""
     values = []
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), run.autocast():
         for picture in pictures:
-            x = data.keyframe(picture)
-            y = decode_frames(vae.decoder, vae.encode(x).latent_dist.mode()).float().clamp(-1, 1)
+            x = data.keyframe(picture).to(run.name)
+            z = F.pad(latent_code.encode(code, x), (0, 0, 0, 0, 0, LATENTS - CONTENT))
+            y = decode_frames(vae.decoder, z).float().clamp(-1, 1)
             values.append(10 * np.log10(4 / F.mse_loss(y, x).item()))
     return values
 
@@ -197,66 +194,85 @@ def psnr(vae, pictures):
 def main(root, minutes):
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
-    torch.set_num_threads(2)
+    run = device.Device()
+    code = latent_code.build(root)
     pyramids = [data.pyramid(p) for p in data.load(os.path.join(root, "train")).values()]
     test = list(data.load(os.path.join(root, "test")).values())
-    vae = build()
-    for module in vae.modules():
+    vae = build(code).to(run.name)
+    code = {k: v.to(run.name) for k, v in code.items()}
+    with torch.inference_mode():  # the encoder as written against the code as meant
+        x = data.keyframe(test[0]).to(run.name)
+        meant = latent_code.encode(code, x)
+        error = (vae.encode(x).latent_dist.mode()[:, :CONTENT] - meant).abs()
+    log = open(os.path.join(root, "vae.log"), "a", buffering=1)
+    print(f"encoder: largest error {error.max():.4f}, mean {error.mean():.5f}", file=log)
+    for module in vae.decoder.modules():
         if isinstance(module, torch.nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-    temporal = [p for n, p in vae.named_parameters() if "temporal_res_block" in n or "time_" in n]
-    for p in temporal:
-        p.requires_grad_(False)
-    # One resnet in the decoder's middle: its attention is in the file, but is never run.
-    for p in vae.decoder.mid_block.attentions.parameters():
-        p.requires_grad_(False)
+            module.to(memory_format=torch.channels_last)
+    # The temporal half is fixed; the middle's attention is in the file, but is never run.
+    for name, p in vae.named_parameters():
+        p.requires_grad_(name.startswith("decoder") and "temporal" not in name and "time_" not in name
+                         and "mid_block.attentions" not in name)
     params = [p for p in vae.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(params, lr=1e-3, betas=(0.9, 0.98), weight_decay=1e-4)
-    log = open(os.path.join(root, "vae.log"), "a", buffering=1)
-    start, step, mean = time.time(), 0, None
-    budget = minutes * 60
-    next_test = 120
-    while (spent := time.time() - start) < budget:
+    ema = [p.detach().clone() for p in params]
+    step, spent, mean, kept = 0, 0.0, None, os.path.join(root, "vae.pt")
+    if os.path.exists(kept):
+        state = torch.load(kept, map_location=run.name)
+        step, spent, ema = state["step"], state["spent"], state["ema"]
+        optimiser.load_state_dict(state["optimiser"])
+        vae.load_state_dict(state["vae"])
+        rng = np.random.default_rng([1, step])
+    before = time.time() - spent
+    budget, next_test = minutes * 60, spent + 120
+    while (spent := time.time() - before) < budget:
         part = spent / budget
-        lr = 2e-4 * min(1, (step + 1) / 60) * (0.5 * (1 + np.cos(np.pi * part)) + 0.01)
+        lr = 8e-4 * min(1, (step + 1) / 60) * (0.5 * (1 + np.cos(np.pi * part)) + 0.01)
         for group in optimiser.param_groups:
-            group["lr"] = lr
-        size, count = (96, 4) if part < 0.75 else (160, 2)
-        x = crops(pyramids, rng, count, size)
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.encode(x).latent_dist
-            mu, logvar = posterior.mean.float(), posterior.logvar.float()
-            z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
+            group["lr"] = float(lr)
+        size, count = (96, 4 * run.scale) if part < 0.8 else (160, 2 * run.scale)
+        x = crops(pyramids, rng, count, size).to(run.name)
+        z = latent_code.encode(code, x)
+        z = z + torch.randn_like(z) * torch.rand(count, 1, 1, 1, device=z.device) * 0.06
+        z = F.pad(z, (0, 0, 0, 0, 0, LATENTS - CONTENT)).contiguous(memory_format=torch.channels_last)
+        with run.autocast():
             y = decode_frames(vae.decoder, z).float()
-        y = torch.where(corners(size), x, y)
-        kl = 0.5 * (mu ** 2 + logvar.exp() - 1 - logvar).mean()
         grad = sum(F.l1_loss(a, b) for a, b in zip(edges(y), edges(x)))
-        loss = F.l1_loss(y, x) + 2 * F.mse_loss(y, x) + 0.5 * grad + 2e-4 * kl
+        loss = F.l1_loss(y, x) + 4 * F.mse_loss(y, x) + 0.5 * grad
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(params, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(params, 0.5)
         optimiser.step()
+        step += 1
+        decay = min(0.98, step / (step + 10))
+        with torch.no_grad():
+            torch._foreach_mul_(ema, decay)
+            torch._foreach_add_(ema, params, alpha=1 - decay)
         mse = F.mse_loss(y.detach(), x).item()
         mean = mse if mean is None else 0.98 * mean + 0.02 * mse
-        step += 1
         if step % 10 == 0:
-            print(f"{time.time() - start:6.0f}s step {step} lr {lr:.1e} loss {loss.item():.4f} "
-                  f"kl {kl.item():.2f} grad {norm:.2f} psnr {10 * np.log10(4 / mean):.2f}", file=log)
-        if time.time() - start > next_test:
-            values = psnr(vae, test)
-            print("test " + " ".join(f"{v:.2f}" for v in values) + f" mean {np.mean(values):.2f}", file=log)
-            vae.save_pretrained(os.path.join(root, "vae"))
-            next_test += 300
-    # Scale: the latents' standard deviation over whole pictures becomes 1.
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        square = [vae.encode(data.keyframe(levels[0])).latent_dist.mode().float().pow(2).mean().item()
-                  for levels in pyramids]
-    vae.register_to_config(scaling_factor=round(float(1 / np.sqrt(np.mean(square))), 4))
-    values = psnr(vae, test)
-    print("final test " + " ".join(f"{v:.2f}" for v in values) + f" mean {np.mean(values):.2f} "
-          f"scaling_factor {vae.config.scaling_factor}", file=log)
-    vae.save_pretrained(os.path.join(root, "vae"))
+            print(f"{spent:6.0f}s step {step} lr {lr:.1e} loss {loss.item():.4f} "
+                  f"grad {norm:.2f} psnr {10 * np.log10(4 / mean):.2f}", file=log)
+        if spent > next_test:
+            torch.save({"step": step, "spent": spent, "ema": ema, "optimiser": optimiser.state_dict(),
+                        "vae": vae.state_dict()}, kept)
+            report(vae, code, test, run, params, ema, root, log)
+            next_test += 180
+    report(vae, code, test, run, params, ema, root, log)
+
+
+def report(vae, code, test, run, params, ema, root, log):
+    """Writes the averaged weights and their PSNR on the test pictures."""
+    own = [p.detach().clone() for p in params]
+    with torch.no_grad():
+        for p, w in zip(params, ema):
+            p.copy_(w)
+        values = psnr(vae, code, test, run)
+        print("test " + " ".join(f"{v:.2f}" for v in values) + f" mean {np.mean(values):.2f}", file=log)
+        vae.save_pretrained(os.path.join(root, "vae"))
+        for p, w in zip(params, own):
+            p.copy_(w)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 30)
+    main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 15)
