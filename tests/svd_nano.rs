@@ -46,7 +46,7 @@ fn shift(a: &Frame, b: &Frame) -> i32 {
     let (width, most) = (a.width() as i32, 16);
     let difference = |shift: i32| {
         let row = |y: usize| (most..width - most).map(move |x| y * width as usize + x as usize);
-        let pixels = (0..a.height() as usize).flat_map(row);
+        let pixels = (0..a.height()).flat_map(row);
         let values = pixels.flat_map(|at| (0..3).map(move |c| (3 * at + c, (3 * at + c) as i32 + 3 * shift)));
         values.map(|(from, to)| f64::from(a.data()[from].abs_diff(b.data()[to as usize])).powi(2)).sum::<f64>()
     };

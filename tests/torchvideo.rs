@@ -236,7 +236,21 @@ fn a_check_says_what_will_be() {
     assert_eq!(fps["from"], "scene");
     assert!(fps["at"].as_str().unwrap().contains("config.yaml:5:"), "{fps}");
     let (code, text, _) = job.run(&["check", "--scene-id", "a", "--preset", "speed"]);
-    assert!(code == 0 && text.contains("command line"), "{text}");
+    assert!(code == 0 && text.contains("(preset speed)"), "{text}");
+}
+
+#[test]
+fn what_is_said_on_the_command_line_goes_before_the_file() {
+    let job = Job::new("preset: speed\nscenes: [{id: a, keyframe: PICTURE, output: {encoder: nosuchenc}}]\n");
+    let (code, text, _) = job.run(&["check", "--preset", "none", "--set", "output.folder=sub/x"]);
+    let here = std::env::current_dir().unwrap().join("sub/x");
+    assert!(code == 1 && !text.contains("preset speed") && text.contains(here.to_str().unwrap()), "{text}");
+    assert!(text.contains("error: output.encoder: no element \"nosuchenc\""), "{text}");
+    let (code, _, log) = job.run(&["check", "--set", "video.fsp=3"]);
+    assert!(
+        code == 2 && log.contains("--set video.fsp=3: video.fsp: there is no such key; did you mean fps?"),
+        "{log}"
+    );
 }
 
 #[test]

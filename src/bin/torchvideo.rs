@@ -26,7 +26,7 @@ struct Cli {
 enum Command {
     /// Says what scenes will be and take, and what is wrong or could be better; makes nothing
     ///
-    /// Ends with 1 if a scene can't be made.
+    /// Ends with 1 if a scene can't be made, and with 2 if the file is wrong.
     Check {
         #[command(flatten)]
         job: Job,
@@ -87,7 +87,7 @@ struct Job {
     /// A recommended plan, which goes before the file: none, balanced, quality or speed
     #[arg(long, value_name = "NAME", value_parser = preset)]
     preset: Option<Preset>,
-    /// A value that goes before the file: video.num_inference_steps=50
+    /// A value that goes before the file: video.num_inference_steps=50. Paths in it are relative to the current folder
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
     /// The folder for the files, before what the configuration says
@@ -97,7 +97,7 @@ struct Job {
 
 impl Job {
     fn wanted(&self) -> Wanted {
-        Wanted { preset: self.preset.unwrap_or_default(), values: self.set.clone() }
+        Wanted { preset: self.preset, values: self.set.clone() }
     }
 
     fn open(&self) -> Result<Config, String> {
@@ -306,6 +306,9 @@ fn run() -> Result<ExitCode, String> {
 }
 
 fn main() -> ExitCode {
+    // Who reads only the beginning of what is printed ends the program, as any other.
+    // SAFETY: the default action is no function of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     run().unwrap_or_else(|message| {
         eprintln!("torchvideo: {message}");
         ExitCode::from(2)

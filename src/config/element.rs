@@ -101,7 +101,7 @@ pub fn layer(
     preset: Preset,
     section: Section,
 ) -> Result<Layer, gst::ErrorMessage> {
-    let wanted = Wanted { preset, ..Wanted::default() };
+    let wanted = Wanted { preset: Some(preset).filter(|preset| *preset != Preset::None), ..Wanted::default() };
     let error = |err: Error| gst::error_msg!(gst::LibraryError::Settings, ("{err}"));
     let Some(path) = config else {
         if let Some(id) = scene_id {

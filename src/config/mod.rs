@@ -171,13 +171,15 @@ pub struct Config {
     /// What holds for every scene.
     settings: Settings,
     scenes: Vec<Scene>,
+    /// Whether plans that are named in it say nothing.
+    without_plans: bool,
 }
 
 /// What is asked for from outside of the file, and goes before it.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// A recommended plan.
-    pub preset: Preset,
+    /// A recommended plan; [`Preset::None`] takes away the file's.
+    pub preset: Option<Preset>,
     /// Values by their path, as YAML: `video.fps`, `12`.
     pub values: Vec<(String, String)>,
 }
@@ -226,9 +228,13 @@ impl Config {
         let of_file = Layers { document: &document, map: top, place: vec![], origin: Origin::File };
         let mut lowest = Settings::new();
         of_file.add_preset(&mut lowest)?;
+        let without_plans = wanted.preset == Some(Preset::None);
+        if without_plans {
+            lowest.clear();
+        }
         let mut settings = lowest;
         of_file.add(&mut settings)?;
-        let mut config = Self { document: document.clone(), settings, scenes: vec![] };
+        let mut config = Self { document: document.clone(), settings, scenes: vec![], without_plans };
         if let Some(listed) = top.get("scenes") {
             config.add_scenes(listed, &outside)?;
         }
@@ -278,7 +284,7 @@ impl Config {
         let mut document = self.document.clone();
         let mut listed = listed.clone();
         if let Some(path) = listed.as_str() {
-            let path = folder(&document).join(path);
+            let path = document.folder().join(path);
             let other = Document::open(&path).map_err(|err| document.wrong(&place, err.to_string()))?;
             (document, listed, place) = (Arc::new(other), Value::Null, vec![]);
             // The list itself, or a file of this sort with nothing but the list.
@@ -331,7 +337,7 @@ impl Config {
             let message = format!("{id:?} can't be the name of a file: use letters, digits, - and _");
             return Err(document.wrong(&below("id"), message));
         }
-        let path = |key| text(key).map(|path| path.map(|path| folder(document).join(path)));
+        let path = |key| text(key).map(|path| path.map(|path| document.folder().join(path)));
         let layers = Layers { document, map, place: place.clone(), origin: Origin::Scene };
         let mut settings = Settings::new();
         // The scene's own plan lies over the file's, and below all that is said.
@@ -339,7 +345,7 @@ impl Config {
         let (plans, said): (Settings, Settings) =
             of_file.partition(|(_, setting)| matches!(setting.origin, Origin::Preset(_)));
         settings.extend(plans);
-        if !layers.add_preset(&mut settings)? {
+        if !layers.add_preset(&mut settings)? || self.without_plans {
             settings.clear();
         }
         settings.extend(said);
@@ -411,7 +417,7 @@ impl Layers<'_> {
         let Some(key) = keys.iter().find(|key| key.name == name && !value.is_null()) else { return Ok(()) };
         let wrong = |message: String| self.document.wrong(&place, message);
         let json = json(value).ok_or_else(|| wrong("use a plain value".into()))?;
-        let read = key.read(&json, &folder(self.document));
+        let read = key.read(&json, self.document.folder());
         let value = read.map_err(|right| wrong(format!("{json} is not possible: {right}")))?;
         // Two names of one setting.
         let name = if name == "guidance_scale" && section == Section::Video { "max_guidance_scale" } else { name };
@@ -439,12 +445,12 @@ impl Layers<'_> {
 
 /// The settings that are asked for from outside.
 fn outside(wanted: &Wanted) -> Result<Settings> {
-    let mut settings = wanted.preset.settings()?;
+    let mut settings = wanted.preset.unwrap_or_default().settings()?;
     for (path, value) in &wanted.values {
         let mut sections = Section::ALL
             .into_iter()
             .filter_map(|section| Some((section, path.strip_prefix(&section.name())?.strip_prefix('.')?)));
-        let source = PathBuf::from(format!("{path}={value}"));
+        let source = PathBuf::from(format!("--set {path}={value}"));
         let wrong = |message: &str| Error {
             file: source.clone(),
             position: None,
@@ -460,13 +466,9 @@ fn outside(wanted: &Wanted) -> Result<Settings> {
             tree = Value::Mapping(Mapping::from_iter([(step.into(), tree)]));
         }
         let text = serde_yaml::to_string(&tree).map_err(|err| wrong(&err.to_string()))?;
-        let here = std::env::current_dir().unwrap_or_default().join(&source);
-        let document = Arc::new(Document::parse(&here, text)?);
+        let document = Arc::new(Document::parse(&source, text)?.said(&source.to_string_lossy()));
         let map = mapping(&document, document.root(), &[])?;
         Layers { document: &document, map, place: vec![], origin: Origin::Outside }.add(&mut settings)?;
-    }
-    for setting in settings.values_mut() {
-        setting.origin = Origin::Outside;
     }
     Ok(settings)
 }
@@ -474,11 +476,6 @@ fn outside(wanted: &Wanted) -> Result<Settings> {
 /// The same path from the root on, without the steps back in it that lead out of folders that are there.
 fn absolute(path: &Path) -> PathBuf {
     path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into())
-}
-
-/// The folder that paths in a file are relative to.
-fn folder(document: &Document) -> PathBuf {
-    document.path().parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 fn mapping<'a>(document: &Document, value: &'a Value, place: &[Step]) -> Result<&'a Mapping> {
@@ -576,7 +573,7 @@ mod tests {
     fn what_is_asked_for_from_outside_goes_before_all() {
         gst::init().unwrap();
         let wanted = Wanted {
-            preset: Preset::Quality,
+            preset: Some(Preset::Quality),
             values: vec![("video.fps".into(), "25".into()), ("image.instantid.guidance_scale".into(), "7.5".into())],
         };
         let text = "video: {fps: 12, width: 64}\nscenes: [{id: a, video: {fps: 9, seed: 3}}]";
@@ -587,7 +584,7 @@ mod tests {
         for (path, value, part) in [
             ("fps", "1", "name a section and a key"),
             ("video.fsp", "1", "did you mean fps?"),
-            ("video.fps", "[", "video.fps=["),
+            ("video.fps", "[", "--set video.fps=["),
             ("video.fps", "slow", "25/2"),
         ] {
             let wanted = Wanted { values: vec![(path.into(), value.into())], ..Wanted::default() };

@@ -52,6 +52,9 @@ pub fn shown(place: &[Step]) -> String {
 #[derive(Debug)]
 pub struct Document {
     path: PathBuf,
+    /// What paths in it are relative to.
+    folder: PathBuf,
+    is_file: bool,
     text: String,
     root: Value,
 }
@@ -88,7 +91,20 @@ impl Document {
         };
         let mut root: Value = serde_yaml::from_str(&text).map_err(wrong)?;
         root.apply_merge().map_err(wrong)?;
-        Ok(Self { path: path.into(), text, root })
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Ok(Self { path: path.into(), folder, is_file: true, text, root })
+    }
+
+    /// The same text as something that is said on a command line: by this name, with paths relative to the current folder,
+    /// and without positions.
+    pub fn said(self, name: &str) -> Self {
+        let folder = std::env::current_dir().unwrap_or_default();
+        Self { path: name.into(), folder, is_file: false, ..self }
+    }
+
+    /// What paths in it are relative to.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// All of it.
@@ -109,6 +125,9 @@ impl Document {
 
     /// The line and the column, from 1, of the value at `place`, or of what holds it, if it is not written there.
     pub fn position(&self, place: &[Step]) -> Option<(usize, usize)> {
+        if !self.is_file {
+            return None;
+        }
         (0..=place.len()).rev().find_map(|length| {
             let found = Find(&place[..length]).deserialize(serde_yaml::Deserializer::from_str(&self.text));
             let err = found.err().filter(|err| err.to_string().contains(FOUND))?;

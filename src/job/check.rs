@@ -173,7 +173,13 @@ pub fn check(scene: &Scene, folder: &Path) -> Report {
     let mut report =
         Report { id: scene.id.clone(), values: values(scene), pipeline: None, estimate: None, advice: vec![] };
     match Line::of(scene) {
-        Ok(line) => report.pipeline = Some(line.to(&folder.join(format!("{}.{}", scene.id, line.container)))),
+        Ok(line) => {
+            let text = line.to(&folder.join(format!("{}.{}", scene.id, line.container)));
+            if let Err(err) = gst::parse::launch_full(&text, None, gst::ParseFlags::FATAL_ERRORS) {
+                report.add(Level::Error, "output.encoder", err.to_string());
+            }
+            report.pipeline = Some(text);
+        }
         Err(lack) => report.add(Level::Error, "keyframe", lack),
     }
     for (key, path) in [("keyframe", &scene.keyframe), ("audio", &scene.audio)] {
@@ -372,6 +378,11 @@ fn recommended_values(report: &mut Report, params: &Params) {
 /// What the users of this model have learnt, where it is true.
 fn advise(scene: &Scene, report: &mut Report, params: &Params, info: &ModelInfo, settings: &VideoSettings) {
     let Params { width, height, .. } = *params;
+    let bucket = params.motion_bucket_id;
+    if !(1.0..=255.0).contains(&bucket) {
+        let text = format!("{bucket} is outside of 1 to 255, which the model was trained with");
+        report.add(Level::Warning, "video.motion_bucket_id", text);
+    }
     let is_xt = matches!(info.model_type, Some(ModelType::SvdXt | ModelType::SvdXt11));
     if info.unet.block_out_channels != ModelInfo::published().unet.block_out_channels {
         // Another model than Stability AI's, which has recommendations of its own.
@@ -389,11 +400,7 @@ fn advise(scene: &Scene, report: &mut Report, params: &Params, info: &ModelInfo,
         );
         report.add(Level::Warning, "video.noise_aug_strength", text);
     }
-    let bucket = params.motion_bucket_id;
-    if !(1.0..=255.0).contains(&bucket) {
-        let text = format!("{bucket} is outside of 1 to 255, which the model was trained with");
-        report.add(Level::Warning, "video.motion_bucket_id", text);
-    } else if bucket > 127.0 {
+    if bucket > 127.0 && bucket <= 255.0 {
         let text = format!("{bucket} is much motion: people and straight lines distort. People hold still at 2");
         report.add(Level::Note, "video.motion_bucket_id", text);
     }
@@ -622,7 +629,11 @@ mod tests {
 
     /// What is said of a scene of SVD-XT with these sections.
     fn advice(sections: &str) -> Vec<(Level, String)> {
-        gst::init().unwrap();
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            gst::init().unwrap();
+            crate::plugin_register_static().unwrap();
+        });
         let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/keyframe.jpg");
         let text = format!("{sections}\nscenes: [{{id: a, keyframe: {}}}]\n", picture.display());
         let config = Config::parse(Path::new("/job/config.yaml"), &text, &Wanted::default()).unwrap();

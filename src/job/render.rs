@@ -159,7 +159,10 @@ fn play(line: &str, latents: &Path, stop: &AtomicBool, tell: &dyn Fn(Told)) -> R
     let pipeline = gst::parse::launch(line).map_err(|err| Some(format!("{err}: {line}")))?;
     let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| Some("the line is no pipeline".to_string()))?;
     let _guard = Playing(pipeline.clone());
-    if let Some(source) = pipeline.by_name("source").filter(|source| source.has_property("latents-folder")) {
+    if let Some(source) = pipeline.by_name("source")
+        // The file may name a folder of its own, which is left alone.
+        && source.property::<Option<String>>("latents-folder").is_none()
+    {
         source.set_property("latents-folder", latents.to_string_lossy().as_ref());
     }
     let frames = Frames::watch(&pipeline);
