@@ -110,7 +110,7 @@ fn a_wrong_file_ends_in_one_clear_error() {
         ("frameratetune", "config=/nowhere/c.yaml".into(), "/nowhere/c.yaml: it can't be read"),
         ("svdsrc", format!("config=\"{}\" scene-id=c", good.path()), "there is no scene \"c\": it has a, b"),
         ("svdsrc", "scene-id=c".into(), "scene-id=c is not possible: config names no file"),
-        ("svdsrc", format!("config=\"{}\" scene-id=a", good.path()), "location is not set"),
+        ("svdsrc", format!("config=\"{}\" scene-id=a", good.path()), "as scene-id"),
     ] {
         register();
         let element = gst::parse::launch(&format!("{element} device=cpu {properties}")).unwrap();

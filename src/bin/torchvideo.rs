@@ -44,7 +44,7 @@ enum Command {
         #[command(flatten)]
         job: Job,
         /// Scenes that are made at once
-        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
         jobs: usize,
         /// Make files again that are there
         #[arg(long)]
@@ -61,7 +61,7 @@ enum Command {
         #[arg(long, value_name = "KEY=VALUE,VALUE,…", required = true)]
         over: Vec<job::Over>,
         /// Variants that are made at once; their times are then not those of each alone
-        #[arg(long, value_name = "N", default_value_t = 1)]
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
         jobs: usize,
         /// Make variants again that are there
         #[arg(long)]
@@ -122,6 +122,10 @@ impl Job {
 
 fn preset(name: &str) -> Result<Preset, String> {
     Preset::named(name).ok_or_else(|| format!("use {}", Preset::ALL.map(Preset::name).join(", ")))
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "use 1 or more".into())
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -96,6 +96,12 @@ impl Setting {
         (self.document.path(), self.document.position(&self.place))
     }
 
+    /// The value of this key as a file has it: seconds, and not nanoseconds.
+    pub fn printed(&self, section: Section, name: &str) -> Json {
+        let key = section.keys().iter().find(|key| key.name == name);
+        key.map_or(self.value.clone(), |key| key.print(&self.value))
+    }
+
     /// An error at this value.
     pub fn wrong(&self, message: impl Into<String>) -> Error {
         self.document.wrong(&self.place, message)
@@ -337,7 +343,10 @@ impl Config {
             let message = format!("{id:?} can't be the name of a file: use letters, digits, - and _");
             return Err(document.wrong(&below("id"), message));
         }
-        let path = |key| text(key).map(|path| path.map(|path| document.folder().join(path)));
+        let path = |key| {
+            let beside = |path: String| document.folder().join(path.strip_prefix("file://").unwrap_or(&path));
+            text(key).map(|path| path.map(beside))
+        };
         let layers = Layers { document, map, place: place.clone(), origin: Origin::Scene };
         let mut settings = Settings::new();
         // The scene's own plan lies over the file's, and below all that is said.

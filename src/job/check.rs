@@ -53,7 +53,7 @@ pub struct Advice {
 pub struct Value {
     /// `video.fps`.
     pub key: String,
-    /// As the element's property has it.
+    /// As a file has it.
     pub value: Json,
     /// "scene", "file", "preset balanced", "command line", "model" or "default".
     pub from: String,
@@ -210,9 +210,13 @@ fn values(scene: &Scene) -> Vec<Value> {
         };
         let is_written = matches!(setting.origin, Origin::File | Origin::Scene);
         let at = position.filter(|_| is_written).map(|(line, column)| format!("{}:{line}:{column}", path.display()));
-        Value { key: format!("{}.{key}", section.name()), value: setting.value.clone(), from, at }
+        Value { key: format!("{}.{key}", section.name()), value: setting.printed(*section, key), from, at }
     };
-    scene.settings.iter().map(value).collect()
+    let files = [("keyframe", &scene.keyframe), ("audio", &scene.audio)].into_iter().filter_map(|(key, path)| {
+        let value = path.as_ref()?.to_string_lossy().into();
+        Some(Value { key: key.into(), value, from: "scene".into(), at: None })
+    });
+    files.chain(scene.settings.iter().map(value)).collect()
 }
 
 fn video(scene: &Scene, report: &mut Report) {
@@ -534,6 +538,10 @@ fn framerate(
         return (fps, frames, None);
     }
     let settings = frameratetune::settings::Settings::of(&layer);
+    if scene.audio.is_some() && (settings.mode == Mode::Retime || settings.speed != gst::Fraction::new(1, 1)) {
+        let text = "the picture changes its speed, and the sound does not: it goes in as it is";
+        report.add(Level::Warning, "audio", text);
+    }
     let output = settings.rate().unwrap_or(fps);
     let number = |rate: gst::Fraction| f64::from(rate.numer()) / f64::from(rate.denom());
     if settings.mode == Mode::Retime {

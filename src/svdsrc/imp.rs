@@ -165,8 +165,10 @@ impl SvdSrc {
             (_, Some(_)) => Pictures::default(),
             (Some(location), None) => Pictures::open(location).map_err(error)?,
             (None, None) => {
+                let scene =
+                    settings.text("config").map_or("", |_| ", or one of the configuration's scenes as scene-id");
                 let missing = "location is not set: name a picture, PNG, JPEG or WebP, or set keyframe";
-                return Err(gst::error_msg!(gst::ResourceError::NotFound, ("{missing}")));
+                return Err(gst::error_msg!(gst::ResourceError::NotFound, ("{missing}{scene}")));
             }
         };
         let part = session.part.clone().filter(|_| pictures.files.len() < 2);
