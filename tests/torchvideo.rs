@@ -167,6 +167,22 @@ fn what_was_denoised_is_not_denoised_again() {
 }
 
 #[test]
+fn a_target_size_goes_before_the_outscale() {
+    register();
+    let job = Job::new(
+        "postprocess: {outscale: 2}\n\
+         scenes:\n- {id: both, keyframe: PICTURE, postprocess: {target_width: 96, target_height: 72}}\n\
+         - {id: wide, keyframe: PICTURE, postprocess: {target_width: 160}}\n- {id: twice, keyframe: PICTURE}\n",
+    );
+    let (code, _, log) = job.run(&["render"]);
+    assert_eq!(code, 0, "{log}");
+    for (id, width, height) in [("both", 96, 72), ("wide", 160, 120), ("twice", 128, 96)] {
+        let frames = frames(&job.out().join(format!("{id}.mkv")));
+        assert_eq!((frames.len(), frames[0].len()), (3, width * height * 3), "{id}");
+    }
+}
+
+#[test]
 fn a_scene_has_its_sound() {
     register();
     let job = Job::new("scenes: [{id: a, keyframe: PICTURE, audio: sound.wav}]\n");

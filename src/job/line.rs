@@ -55,7 +55,12 @@ impl Line {
         let size = ["target-width", "target-height"].map(|name| postprocess.remove(name));
         // It says of the model what the model says itself.
         postprocess.remove("model-scale");
-        if !postprocess.is_empty() || size.iter().any(Option::is_some) {
+        let is_sized = size.iter().any(Option::is_some);
+        if is_sized {
+            // The element makes any size, and can't make two.
+            postprocess.remove("outscale");
+        }
+        if !postprocess.is_empty() || is_sized {
             text += &element(" ! realesrganscale name=upscale", &postprocess);
             let [width, height] = size;
             let sides = [("width", width), ("height", height)];
@@ -172,7 +177,7 @@ mod tests {
             "location=\"/job/a \\\"b\\\".png\"",
             "fps=25/2",
             "sigmas=\"<5.0,0.5>\"",
-            "realesrganscale name=upscale device=cpu outscale=2 ! video/x-raw,width=1920,height=1080,",
+            "realesrganscale name=upscale device=cpu ! video/x-raw,width=1920,height=1080,",
             "frameratetune name=tune device=cpu fps=25",
             "x264enc bitrate=9000 ! queue ! matroskamux name=mux filesrc location=/job/s.wav",
         ] {
