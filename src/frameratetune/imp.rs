@@ -311,7 +311,7 @@ impl FrameRateTune {
             let (start, stop) =
                 from.map_or((start, stop), |from| (gst::ClockTime::ZERO, Some(from.saturating_sub(start))));
             // From the segment's start; but long before the first frame there is nothing to show.
-            let begin = if time < start + gst::ClockTime::SECOND { start } else { time };
+            let begin = if time < start.saturating_add(gst::ClockTime::SECOND) { start } else { time };
             let stretched = |time| if run.is_stretched() { run.stretched(time).unwrap_or(time) } else { time };
             let (stretched, mirror) = (stretched(begin), from.map(|from| stretched(from).nseconds()));
             (negotiated, ended, begin, stretched, mirror, stop, run.reached)
@@ -448,7 +448,7 @@ impl FrameRateTune {
         let input = output.base().unwrap_or_default();
         let base = match run.bases {
             Some((before, base, (numer, denom))) if input >= before => {
-                (input - before).mul_div_round(numer, denom).map(|more| base + more)
+                (input - before).mul_div_round(numer, denom).map(|more| base.saturating_add(more))
             }
             _ => run.stretched(input),
         };
@@ -755,9 +755,9 @@ impl BaseTransformImpl for FrameRateTune {
     ) -> Result<(), gst::LoggableError> {
         // Frames pass as they are, so only downstream can say how their rows may lie; but some of them are kept.
         self.parent_propose_allocation(decide_query, query)?;
-        let caps =
+        let size =
             self.state.lock().unwrap().run.as_ref().and_then(|run| run.negotiated.as_ref().map(Negotiated::size));
-        if let Some(size) = caps {
+        if let Some(size) = size {
             query.add_allocation_pool(None::<&gst::BufferPool>, size as u32, KEPT, 0);
         }
         Ok(())
