@@ -5,7 +5,7 @@ mod common;
 
 use std::str::FromStr;
 
-use common::{file, register};
+use common::{file, play, register};
 use gst::prelude::*;
 use gst_check::Harness;
 use gst_video::VideoInfo;
@@ -108,16 +108,6 @@ fn pan(count: usize, step: usize, top: usize) -> Vec<Vec<u8>> {
         rows.flat_map(|row| &row[left * 3..][..width * 3]).copied().collect()
     };
     (0..count).map(|number| part(40 + number * step)).collect()
-}
-
-/// Plays a pipeline to its end.
-fn play(line: &str) -> gst::Pipeline {
-    let pipeline = gst::parse::launch(line).unwrap().downcast::<gst::Pipeline>().unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
-    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
-    let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::NONE, &kinds).unwrap();
-    assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
-    pipeline
 }
 
 const SIZE: (i32, i32) = (64, 48);

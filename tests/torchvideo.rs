@@ -9,8 +9,8 @@ use gst::prelude::*;
 
 mod common;
 
-use common::register;
 use common::svd::FILES;
+use common::{play, register};
 
 /// A folder with a configuration.
 struct Job(tempfile::TempDir);
@@ -53,16 +53,6 @@ impl Job {
     fn out(&self) -> PathBuf {
         self.0.path().join("out")
     }
-}
-
-/// Plays a line to its end.
-fn play(line: &str) -> gst::Pipeline {
-    let pipeline = gst::parse::launch(line).unwrap().downcast::<gst::Pipeline>().unwrap();
-    pipeline.set_state(gst::State::Playing).unwrap();
-    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
-    let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::NONE, &kinds).unwrap();
-    assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
-    pipeline
 }
 
 /// The frames of a file.
@@ -164,6 +154,13 @@ fn what_was_denoised_is_not_denoised_again() {
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("latents")), "{left:?}");
     let (code, _, log) = job.run(&["render", "--again"]);
     assert!(code == 0 && log.contains("Denoising step 4 of 4"), "{log}");
+    // What a job that was killed has left goes with the next, which makes nothing.
+    std::fs::create_dir(job.out().join(".a.latents")).unwrap();
+    std::fs::write(job.out().join(".a.mkv.part"), "half").unwrap();
+    let (_, _, log) = job.run(&["render"]);
+    assert!(log.contains("0 made, 1 were there"), "{log}");
+    let left: Vec<_> = std::fs::read_dir(job.out()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
 }
 
 #[test]

@@ -10,12 +10,11 @@ use std::time::Instant;
 use gst::prelude::*;
 use serde_json::Value as Json;
 
-use super::store::{Entry, Store, key, now};
+use super::store::{Entry, Store, key, model, now};
 use super::{Line, file_name};
-use crate::config::{Scene, Section};
-use crate::engine::svd::{Model, Source};
+use crate::config::Scene;
+use crate::engine::svd::Model;
 use crate::engine::worker::Worker;
-use crate::{svd, svdsrc};
 
 /// What is told of a scene while it is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,19 +101,24 @@ impl Job<'_> {
     ) -> Result<Outcome, String> {
         let (key, inputs) = key(scene)?;
         if !self.again && store.has(&scene.id, &key) {
+            store.tidy(&scene.id, &file_name(scene));
             return Ok(Outcome::UpToDate);
         }
         (self.tell)(number, Told::Begun);
         let begun = Instant::now();
         let line = Line::of(scene)?;
         let part = store.part(&file_name(scene))?;
-        if let Some(model) = model_of(scene) {
+        let (source, device, kind) = model(scene)?;
+        let model = Model::shared(&source, device, kind);
+        let surplus: Vec<_> = {
             let mut models = models.lock().unwrap();
             // As many as there are scenes at once.
             models.push(model);
             let surplus = models.len().saturating_sub(self.jobs);
-            models.drain(..surplus);
-        }
+            models.drain(..surplus).collect()
+        };
+        // A model that nobody else has goes here, which may take a while.
+        drop(surplus);
         let made = play(&line.to(&part), &store.latents(&scene.id), &self.stop, &|told| (self.tell)(number, told));
         let clips = match made {
             Ok(clips) => clips,
@@ -143,15 +147,6 @@ impl Job<'_> {
         store.finish(&scene.id, &part, entry)?;
         Ok(Outcome::Rendered(seconds))
     }
-}
-
-/// The model of a scene, loaded or loading. `None` if there is none: the pipeline says why.
-fn model_of(scene: &Scene) -> Option<Arc<Worker<Model>>> {
-    let layer = scene.layer(Section::Video);
-    let settings = svd::settings::Settings::default().with_config(layer, &svdsrc::properties()).ok()?;
-    let source = Source::open(&svd::session::model(&settings).ok()?.0, settings.model_type()).ok()?;
-    let device = settings.device().parse::<crate::engine::device::DeviceChoice>().ok()?.resolve().ok()?;
-    Some(Model::shared(&source, device, settings.precision().kind(device)))
 }
 
 /// Plays a pipeline to its end, and gives how each clip was made. In words what failed; `None` if it was stopped.

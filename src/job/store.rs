@@ -12,9 +12,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
+use tch::{Device, Kind};
 
 use super::Line;
 use crate::config::{Scene, Section};
+use crate::engine::device::DeviceChoice;
 use crate::engine::svd::Source;
 use crate::{frameratetune, realesrganscale, svd, svdsrc};
 
@@ -114,6 +116,13 @@ impl Store {
         self.folder.join(format!(".{id}.latents"))
     }
 
+    /// Removes what an interrupted job has left of a scene whose file is there.
+    pub fn tidy(&self, id: &str, name: &str) {
+        // What can't be removed harms nobody.
+        let _ = self.part(name);
+        let _ = fs::remove_dir_all(self.latents(id));
+    }
+
     /// Brings a file that is whole under its name, and into the manifest.
     ///
     /// # Errors
@@ -171,7 +180,9 @@ pub fn key(scene: &Scene) -> Result<(String, Vec<Json>), String> {
     let mut anywhere = scene.clone();
     anywhere.keyframe = scene.keyframe.as_ref().map(|_| PathBuf::from("keyframe"));
     anywhere.audio = scene.audio.as_ref().map(|_| PathBuf::from("audio"));
-    anywhere.settings.retain(|(_, key), _| !matches!(key.as_str(), "model_path" | "max_memory" | "device" | "folder"));
+    anywhere.settings.retain(|(_, key), _| {
+        !matches!(key.as_str(), "model_path" | "max_memory" | "device" | "folder" | "latents_folder")
+    });
     let line = Line::of(&anywhere)?;
     let named = |input: &Json| {
         let mut input = input.clone();
@@ -188,15 +199,25 @@ pub fn key(scene: &Scene) -> Result<(String, Vec<Json>), String> {
     Ok((format!("{:x}", Sha256::digest(decides.to_string())), inputs))
 }
 
-/// The files of weights that a scene takes.
-fn weights(scene: &Scene) -> Result<Vec<PathBuf>, String> {
+/// The model that a scene's clips are made with, and where and in which precision it computes.
+///
+/// # Errors
+/// In words what is wrong with the settings, the model or the device.
+pub fn model(scene: &Scene) -> Result<(Source, Device, Kind), String> {
     let layer = scene.layer(Section::Video);
     let text = |err: crate::engine::Error| err.to_string();
     let settings = svd::settings::Settings::default().with_config(layer, &svdsrc::properties()).map_err(text)?;
     let (path, _) = svd::session::model(&settings)?;
     let source = Source::open(&path, settings.model_type()).map_err(text)?;
-    let device = settings.device().parse::<crate::engine::device::DeviceChoice>().and_then(|choice| choice.resolve());
-    let mut files = source.weight_files(settings.precision().kind(device.map_err(text)?)).map_err(text)?;
+    let device = settings.device().parse::<DeviceChoice>().and_then(DeviceChoice::resolve).map_err(text)?;
+    Ok((source, device, settings.precision().kind(device)))
+}
+
+/// The files of weights that a scene takes.
+fn weights(scene: &Scene) -> Result<Vec<PathBuf>, String> {
+    let text = |err: crate::engine::Error| err.to_string();
+    let (source, _, kind) = model(scene)?;
+    let mut files = source.weight_files(kind).map_err(text)?;
     let postprocess = scene.layer(Section::Postprocess);
     if !postprocess.is_empty() {
         let file = realesrganscale::settings::Settings::of(&postprocess).model_file().map_err(text)?;

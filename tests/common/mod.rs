@@ -10,6 +10,7 @@ pub mod tiny_svd;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use gst::prelude::*;
 use gsttorchvideo::engine::image::Frame;
 use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor};
@@ -21,6 +22,16 @@ pub fn register() {
         gst::init().unwrap();
         gsttorchvideo::plugin_register_static().unwrap();
     });
+}
+
+/// Plays a line to its end.
+pub fn play(line: &str) -> gst::Pipeline {
+    let pipeline = gst::parse::launch(line).unwrap().downcast::<gst::Pipeline>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+    let message = pipeline.bus().unwrap().timed_pop_filtered(gst::ClockTime::NONE, &kinds).unwrap();
+    assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+    pipeline
 }
 
 /// A file in the repository.
