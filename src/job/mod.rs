@@ -4,12 +4,15 @@
 mod check;
 mod line;
 mod page;
+mod probe;
 mod render;
+mod report;
 mod store;
 mod sweep;
 
-pub use check::{Advice, Estimate, Level, Report, check, file_name, folder_of, gigabytes, time};
+pub use check::{check, file_name, folder_of};
 pub use line::{CONTAINER, Line};
 pub use render::{Job, Outcome, Told};
+pub use report::{Advice, Estimate, Level, Report, Value, gigabytes, time};
 pub use store::MANIFEST;
 pub use sweep::{COMPARISON, Over, Sweep, Variant};
