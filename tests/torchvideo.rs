@@ -136,10 +136,10 @@ fn a_scene_that_fails_does_not_stop_the_others() {
     }
     let manifest: serde_json::Value =
         serde_json::from_slice(&std::fs::read(job.out().join("manifest.json")).unwrap()).unwrap();
-    let entry = &manifest["scenes"]["good"];
+    let entry = &manifest["files"]["good.mkv"];
     assert_eq!((&entry["file"], &entry["settings"]["video.num_frames"]), (&"good.mkv".into(), &3.into()));
     assert_eq!(entry["clips"][0]["properties"]["seed"], 42);
-    assert!(manifest["scenes"].as_object().unwrap().len() == 1);
+    assert!(manifest["files"].as_object().unwrap().len() == 1);
 }
 
 #[test]
@@ -156,11 +156,38 @@ fn what_was_denoised_is_not_denoised_again() {
     assert!(code == 0 && log.contains("Denoising step 4 of 4"), "{log}");
     // What a job that was killed has left goes with the next, which makes nothing.
     std::fs::create_dir(job.out().join(".a.latents")).unwrap();
-    std::fs::write(job.out().join(".a.mkv.part"), "half").unwrap();
+    // Whatever was to be made then.
+    for name in [".a.mkv.part", ".gone.mp4.part"] {
+        std::fs::write(job.out().join(name), "half").unwrap();
+    }
     let (_, _, log) = job.run(&["render"]);
     assert!(log.contains("0 made, 1 were there"), "{log}");
     let left: Vec<_> = std::fs::read_dir(job.out()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn a_file_that_is_there_is_not_made_again_after_another_container() {
+    let job = Job::new("scenes: [{id: a, keyframe: PICTURE}]\n");
+    let run = |container: &str| {
+        let (code, _, log) = job.run(&["render", "--set", &format!("output.container={container}")]);
+        assert_eq!(code, 0, "{log}");
+        log
+    };
+    for (container, made) in
+        [("mkv", "1 made, 0 "), ("mov", "1 made, 0 "), ("mkv", "0 made, 1 "), ("mov", "0 made, 1 ")]
+    {
+        let log = run(container);
+        assert!(log.contains(made), "{container}: {log}");
+    }
+    // The first manifests told of one file of each scene, by the scene's name.
+    let path = job.out().join("manifest.json");
+    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let first = serde_json::json!({ "scenes": { "a": manifest["files"]["a.mkv"] } });
+    std::fs::write(&path, first.to_string()).unwrap();
+    assert!(
+        run("mkv").contains("0 made, 1 ") && run("mov").contains("1 made, 0 ") && run("mkv").contains("0 made, 1 ")
+    );
 }
 
 #[test]

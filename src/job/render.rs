@@ -100,14 +100,15 @@ impl Job<'_> {
         models: &Mutex<Vec<Arc<Worker<Model>>>>,
     ) -> Result<Outcome, String> {
         let (key, inputs) = key(scene)?;
-        if !self.again && store.has(&scene.id, &key) {
-            store.tidy(&scene.id, &file_name(scene));
+        let name = file_name(scene);
+        if !self.again && store.has(&name, &key) {
+            store.forget(&scene.id);
             return Ok(Outcome::UpToDate);
         }
         (self.tell)(number, Told::Begun);
         let begun = Instant::now();
         let line = Line::of(scene)?;
-        let part = store.part(&file_name(scene))?;
+        let part = store.part(&name);
         let (source, device, kind) = model(scene)?;
         let model = Model::shared(&source, device, kind);
         let surplus: Vec<_> = {
@@ -133,7 +134,7 @@ impl Job<'_> {
             .iter()
             .map(|((section, key), setting)| (format!("{}.{key}", section.name()), setting.value.clone()));
         let entry = Entry {
-            file: file_name(scene),
+            file: name,
             bytes: 0,
             key,
             finished: now(),

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind};
 
 use super::Line;
-use crate::config::{Scene, Section};
+use crate::config::{CONTAINERS, Scene, Section};
 use crate::engine::device::DeviceChoice;
 use crate::engine::svd::Source;
 use crate::{frameratetune, realesrganscale, svd, svdsrc};
@@ -53,7 +53,17 @@ pub struct Entry {
 /// The file `manifest.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Manifest {
-    scenes: BTreeMap<String, Entry>,
+    /// By the file's name. The first manifests had the scene's name there: they called it `scenes`.
+    #[serde(alias = "scenes")]
+    files: BTreeMap<String, Entry>,
+}
+
+impl Manifest {
+    fn read(bytes: &[u8]) -> serde_json::Result<Self> {
+        let manifest: Self = serde_json::from_slice(bytes)?;
+        let files = manifest.files.into_values().map(|entry| (entry.file.clone(), entry));
+        Ok(Self { files: files.collect() })
+    }
 }
 
 /// A folder in use.
@@ -82,33 +92,27 @@ impl Store {
         })?;
         let path = folder.join(MANIFEST);
         let manifest = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
+            Ok(bytes) => Manifest::read(&bytes)
                 .map_err(|err| format!("{}: it is no manifest ({err}): move it away", path.display()))?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => Manifest::default(),
             Err(err) => return Err(wrong(&path, err)),
         };
+        remove_parts(folder);
         Ok(Self { folder: folder.into(), manifest: Mutex::new(manifest), _lock: lock })
     }
 
-    /// Whether the scene's file is there and was made of the same.
-    pub fn has(&self, id: &str, key: &str) -> bool {
+    /// Whether the file of this name is there and was made of the same.
+    pub fn has(&self, name: &str, key: &str) -> bool {
         let manifest = self.manifest.lock().unwrap();
-        let entry = manifest.scenes.get(id).filter(|entry| entry.key == key);
+        let entry = manifest.files.get(name).filter(|entry| entry.key == key);
         entry.is_some_and(|entry| {
-            fs::metadata(self.folder.join(&entry.file)).is_ok_and(|data| data.is_file() && data.len() == entry.bytes)
+            fs::metadata(self.folder.join(name)).is_ok_and(|data| data.is_file() && data.len() == entry.bytes)
         })
     }
 
-    /// Where a file is written until it is whole. What an interrupted job left there is removed.
-    ///
-    /// # Errors
-    /// In words, if that can't be removed.
-    pub fn part(&self, name: &str) -> Result<PathBuf, String> {
-        let path = self.folder.join(format!(".{name}.part"));
-        match fs::remove_file(&path) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(format!("{}: {err}", path.display())),
-            _ => Ok(path),
-        }
+    /// Where a file is written until it is whole.
+    pub fn part(&self, name: &str) -> PathBuf {
+        self.folder.join(format!(".{name}.part"))
     }
 
     /// Where what is known of a clip in the making is kept for another try.
@@ -116,10 +120,9 @@ impl Store {
         self.folder.join(format!(".{id}.latents"))
     }
 
-    /// Removes what an interrupted job has left of a scene whose file is there.
-    pub fn tidy(&self, id: &str, name: &str) {
+    /// Removes what is known of a clip in the making: nobody needs it any more.
+    pub fn forget(&self, id: &str) {
         // What can't be removed harms nobody.
-        let _ = self.part(name);
         let _ = fs::remove_dir_all(self.latents(id));
     }
 
@@ -134,10 +137,10 @@ impl Store {
         entry.bytes = file.metadata().map_err(wrong)?.len();
         fs::rename(part, self.folder.join(&entry.file)).map_err(wrong)?;
         let mut manifest = self.manifest.lock().unwrap();
-        manifest.scenes.insert(id.into(), entry);
+        manifest.files.insert(entry.file.clone(), entry);
         let path = self.folder.join(MANIFEST);
         let write = || -> io::Result<()> {
-            let part = self.folder.join(format!(".{MANIFEST}.part"));
+            let part = self.part(MANIFEST);
             let mut file = File::create(&part)?;
             serde_json::to_writer_pretty(&mut file, &*manifest)?;
             file.write_all(b"\n")?;
@@ -146,16 +149,28 @@ impl Store {
             File::open(&self.folder)?.sync_all()
         };
         write().map_err(|err| format!("{}: {err}", path.display()))?;
-        // Nobody needs them any more.
-        let _ = fs::remove_dir_all(self.latents(id));
+        self.forget(id);
         Ok(())
     }
 }
 
+/// Removes the files that jobs that were killed have left half written, whichever scenes they were of. None is written
+/// now, as the folder is locked.
+fn remove_parts(folder: &Path) {
+    let names = CONTAINERS.map(|(container, _)| format!(".{container}.part"));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_part = |name: &str| name.starts_with('.') && names.iter().any(|end| name.ends_with(end));
+        if name.to_str().is_some_and(is_part) {
+            // What can't be removed is overwritten, or harms nobody.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// What a finished file in a folder was made of. `None` if the manifest does not tell of it.
-pub fn entry(folder: &Path, id: &str) -> Option<Entry> {
-    let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()?;
-    manifest.scenes.into_iter().find_map(|(of, entry)| (of == id).then_some(entry))
+pub fn entry(folder: &Path, name: &str) -> Option<Entry> {
+    Manifest::read(&fs::read(folder.join(MANIFEST)).ok()?).ok()?.files.remove(name)
 }
 
 /// All that decides what a scene's file will be: its SHA-256, and the picture, the sound and the weights.

@@ -294,8 +294,9 @@ impl Sweep {
     }
 
     fn look(&self, variant: &Variant, model: Option<&mut rife::Model>) -> Result<Looked, String> {
-        let path = variant.folder.join(file_name(&variant.scene));
-        let entry = store::entry(&variant.folder, &variant.scene.id)
+        let name = file_name(&variant.scene);
+        let path = variant.folder.join(&name);
+        let entry = store::entry(&variant.folder, &name)
             .ok_or_else(|| format!("{}: its folder does not tell of it", path.display()))?;
         let clip = decode(&path)?;
         let mut metrics = of_making(&entry);
