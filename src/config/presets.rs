@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::layers::{Layers, known, mapping};
 use super::yaml::Document;
-use super::{Layers, Origin, Result, Settings, known, mapping};
+use super::{Origin, Result, Settings};
 
 /// The property `preset`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, glib::Enum)]
