@@ -97,6 +97,32 @@ fn the_filters_take_their_sections() {
 }
 
 #[test]
+fn a_filter_without_a_scene_takes_what_all_scenes_have() {
+    register();
+    let run = |scenes: &str| {
+        let file = File::new(&format!("postprocess: {{outscale: 2}}\nscenes: [{scenes}]\n"));
+        let pipeline = gst::parse::launch(&format!(
+            "videotestsrc num-buffers=1 ! video/x-raw,format=RGB,width=16,height=16 ! \
+             realesrganscale name=up device=cpu config=\"{}\" ! appsink name=sink sync=false",
+            file.path()
+        ));
+        let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
+        let sink = pipeline.by_name("sink").unwrap().downcast::<gst_app::AppSink>().unwrap();
+        let started = pipeline.set_state(gst::State::Playing);
+        let sample = started.is_ok().then(|| sink.pull_sample().unwrap());
+        let messages: Vec<_> = std::iter::from_fn(|| pipeline.bus().unwrap().pop()).collect();
+        pipeline.set_state(gst::State::Null).unwrap();
+        sample.map(|sample| info(&sample).width()).ok_or_else(|| errors(&messages))
+    };
+    assert_eq!(run("{id: 001, seed: 1}, {id: 002, seed: 2}"), Ok(32));
+    let [one, two] = [1, 2].map(|number| format!("{{id: 00{number}, postprocess: {{outscale: 3}}}}"));
+    assert_eq!(run(&format!("{one}, {two}")), Ok(48));
+    let messages = run(&format!("{one}, {{id: 002}}")).unwrap_err();
+    let wanted = "they differ in postprocess: name one as scene-id, of 001, 002";
+    assert!(messages.len() == 1 && messages[0].contains(wanted), "{messages:?}");
+}
+
+#[test]
 fn a_wrong_file_ends_in_one_clear_error() {
     let file = File::new(&format!("{SMALL}scenes: [{{id: a}}, {{id: b, video: {{fsp: 12}}}}]\n"));
     let good = File::new(&format!("{SMALL}scenes: [{{id: a}}, {{id: b}}]\n"));

@@ -114,6 +114,13 @@ pub fn layer(
     let scene = match (scene_id, config.scenes()) {
         (Some(id), _) => Some(config.scene(id).map_err(error)?),
         (None, [only]) => Some(only),
+        // What makes pictures bigger or smoother is a part of a scene; what makes clips may be given another picture.
+        (None, [first, others @ ..]) if section != Section::Video => {
+            if others.iter().any(|scene| scene.layer(section) != first.layer(section)) {
+                return Err(error(config.several(section)));
+            }
+            Some(first)
+        }
         (None, _) => None,
     };
     let mut layer = super::layer(scene.map_or(config.settings(), |scene| &scene.settings), section);

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use serde_yaml::{Mapping, Value};
 
 use super::schema::{Key, Section};
-use super::yaml::{Document, Step};
+use super::yaml::{Document, Step, shown};
 use super::{Error, Origin, Preset, Result, Setting, Settings, Wanted};
 
 /// Sections that stand somewhere in a file.
@@ -50,6 +50,12 @@ impl Layers<'_> {
             let keys = section.keys();
             let names: Vec<_> = keys.iter().map(|key| key.name.as_str()).collect();
             known(self.document, map, &place, &names)?;
+            if section == Section::Video {
+                let at = |key: &str| [place.clone(), vec![key.into()]].concat();
+                let value = |key| map.get(key);
+                let max = "max_guidance_scale";
+                self.once((value("guidance_scale"), at("guidance_scale")), (value(max), at(max)))?;
+            }
             for (key, value) in map {
                 let Some(name) = key.as_str() else { continue };
                 let place = [place.clone(), vec![name.into()]].concat();
@@ -59,6 +65,19 @@ impl Layers<'_> {
         Ok(())
     }
 
+    /// Checks that one of two keys that say the same says nothing.
+    pub fn once(&self, one: (Option<&Value>, Vec<Step>), other: (Option<&Value>, Vec<Step>)) -> Result<()> {
+        let is_said = |value: Option<&Value>| value.is_some_and(|value| !value.is_null());
+        if !(is_said(one.0) && is_said(other.0)) {
+            return Ok(());
+        }
+        let position = self.document.position(&other.1);
+        let position = position.map(|(line, column)| format!(" in line {line}, column {column},")).unwrap_or_default();
+        let message = format!("{}{position} says the same: keep one of the two", shown(&other.1));
+        Err(self.document.wrong(&one.1, message))
+    }
+
+    /// Adds the value of a key.
     pub fn add_value(
         &self,
         settings: &mut Settings,
@@ -81,20 +100,15 @@ impl Layers<'_> {
         Ok(())
     }
 
-    /// Adds a recommended plan that is named. False if it is said that there is to be none.
-    pub fn add_preset(&self, settings: &mut Settings) -> Result<bool> {
-        let Some(value) = self.map.get("preset") else { return Ok(true) };
+    /// The recommended plan that is named, if one is.
+    pub fn preset(&self) -> Result<Option<Preset>> {
+        let Some(value) = self.map.get("preset") else { return Ok(None) };
         let place = [self.place.clone(), vec!["preset".into()]].concat();
         let preset = value.as_str().and_then(Preset::named).ok_or_else(|| {
             let message = format!("use {}", Preset::ALL.map(Preset::name).join(", "));
             self.document.wrong(&place, message)
-        })?;
-        if preset == Preset::None {
-            return Ok(false);
-        }
-        settings.clear();
-        settings.extend(preset.settings()?);
-        Ok(true)
+        });
+        preset.map(Some)
     }
 }
 
@@ -113,7 +127,9 @@ pub(super) fn outside(wanted: &Wanted) -> Result<Settings> {
             message: message.into(),
         };
         let (_, key) = sections.next().ok_or_else(|| {
-            wrong("name a section and a key: video.num_inference_steps, postprocess.outscale, framerate.fps, …")
+            let near = meant(path).map(|near| format!("; did you mean {near}?"));
+            let usage = "name a section and a key: video.num_inference_steps, postprocess.outscale, framerate.fps, …";
+            wrong(&format!("{usage}{}", near.unwrap_or_default()))
         })?;
         let mut tree = serde_yaml::from_str::<Value>(value).map_err(|err| wrong(&err.to_string()))?;
         let steps = path.strip_suffix(key).unwrap_or(path).split('.').filter(|step| !step.is_empty());
@@ -126,6 +142,16 @@ pub(super) fn outside(wanted: &Wanted) -> Result<Settings> {
         Layers { document: &document, map, place: vec![], origin: Origin::Outside }.add(&mut settings)?;
     }
     Ok(settings)
+}
+
+/// The section and key that were probably meant by a path of which no section is known: `vido.fps`, `fps`.
+fn meant(path: &str) -> Option<String> {
+    let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let names = Section::ALL.map(Section::name);
+    let near = nearest(section, names.iter().map(String::as_str)).map(str::to_owned);
+    let with_key = || Section::ALL.into_iter().find(|section| section.keys().iter().any(|of| of.name == key));
+    let section = near.or_else(|| with_key().map(Section::name))?;
+    Some(format!("{section}.{key}"))
 }
 
 /// A value's keys and values.

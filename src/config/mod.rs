@@ -123,6 +123,8 @@ pub struct Scene {
     pub audio: Option<PathBuf>,
     /// Remarks.
     pub notes: Option<String>,
+    /// The recommended plan that holds for it, whether or not anything is left of it.
+    pub preset: Preset,
     /// What was set, the file's and the scene's.
     pub settings: Settings,
 }
@@ -178,8 +180,8 @@ pub struct Config {
     /// What holds for every scene.
     settings: Settings,
     scenes: Vec<Scene>,
-    /// Whether plans that are named in it say nothing.
-    without_plans: bool,
+    /// The plan that it names.
+    preset: Preset,
 }
 
 /// What is asked for from outside of the file, and goes before it.
@@ -226,24 +228,24 @@ impl Config {
 
     fn new(document: Arc<Document>, wanted: &Wanted) -> Result<Self> {
         let empty = Mapping::new();
-        let top = match document.root() {
-            Value::Null => &empty,
-            root => mapping(&document, root, &[])?,
+        // A list is one of scenes.
+        let (top, list) = match document.root() {
+            Value::Null => (&empty, None),
+            list @ Value::Sequence(_) => (&empty, Some((list, vec![]))),
+            root => {
+                let top = mapping(&document, root, &[])?;
+                (top, top.get("scenes").map(|list| (list, vec!["scenes".into()])))
+            }
         };
         known(&document, top, &[], &TOP)?;
-        let outside = outside(wanted)?;
         let of_file = Layers { document: &document, map: top, place: vec![], origin: Origin::File };
-        let mut lowest = Settings::new();
-        of_file.add_preset(&mut lowest)?;
-        let without_plans = wanted.preset == Some(Preset::None);
-        if without_plans {
-            lowest.clear();
-        }
-        let mut settings = lowest;
+        let preset = of_file.preset()?.unwrap_or_default();
+        let mut settings = if wanted.preset == Some(Preset::None) { Settings::new() } else { preset.settings()? };
         of_file.add(&mut settings)?;
-        let mut config = Self { document: document.clone(), settings, scenes: vec![], without_plans };
-        if let Some(listed) = top.get("scenes") {
-            config.add_scenes(listed, &outside)?;
+        let mut config = Self { document: document.clone(), settings, scenes: vec![], preset };
+        let outside = outside(wanted)?;
+        if let Some((list, place)) = list {
+            config.add_scenes(list, place, wanted.preset, &outside)?;
         }
         config.settings.extend(outside);
         let scenes = config.scenes.iter().map(|scene| &scene.settings);
@@ -268,6 +270,21 @@ impl Config {
         &self.settings
     }
 
+    /// The names of the scenes in words, if they are not too many.
+    fn listed(&self) -> String {
+        let ids: Vec<_> = self.scenes.iter().map(|scene| scene.id.as_str()).collect();
+        match &ids[..] {
+            [first, .., last] if ids.len() > 20 => format!("{} scenes, {first} to {last}", ids.len()),
+            ids => ids.join(", "),
+        }
+    }
+
+    /// An error for scenes that differ in a section, if none is chosen.
+    fn several(&self, section: Section) -> Error {
+        let message = format!("they differ in {}: name one as scene-id, of {}", section.name(), self.listed());
+        self.document.wrong(&["scenes".into()], message)
+    }
+
     /// The scene of this name.
     ///
     /// # Errors
@@ -275,19 +292,25 @@ impl Config {
     pub fn scene(&self, id: &str) -> Result<&Scene> {
         self.scenes.iter().find(|scene| scene.id == id).ok_or_else(|| {
             let ids: Vec<_> = self.scenes.iter().map(|scene| scene.id.as_str()).collect();
-            let has = match &ids[..] {
-                [] => "the file has no scenes".into(),
-                ids if ids.len() > 20 => format!("it has {} scenes, {} to {}", ids.len(), ids[0], ids[ids.len() - 1]),
-                ids => format!("it has {}", ids.join(", ")),
-            };
-            let near = nearest(id, ids.iter().copied()).map(|near| format!("; did you mean {near}?"));
+            let has =
+                if ids.is_empty() { "the file has no scenes".into() } else { format!("it has {}", self.listed()) };
+            // A number is the same with zeros before it and without.
+            let plain = |id: &str| id.parse::<u64>().ok();
+            let same = ids.iter().copied().find(|other| plain(id).is_some() && plain(other) == plain(id));
+            let near = same.or_else(|| nearest(id, ids.iter().copied()));
+            let near = near.map(|near| format!("; did you mean {near}?"));
             self.document
                 .wrong(&["scenes".into()], format!("there is no scene {id:?}: {has}{}", near.unwrap_or_default()))
         })
     }
 
-    fn add_scenes(&mut self, listed: &Value, outside: &Settings) -> Result<()> {
-        let mut place: Vec<Step> = vec!["scenes".into()];
+    fn add_scenes(
+        &mut self,
+        listed: &Value,
+        mut place: Vec<Step>,
+        preset: Option<Preset>,
+        outside: &Settings,
+    ) -> Result<()> {
         let mut document = self.document.clone();
         let mut listed = listed.clone();
         if let Some(path) = listed.as_str() {
@@ -309,12 +332,11 @@ impl Config {
         };
         for (number, item) in items.iter().enumerate() {
             let place = [place.clone(), vec![number.into()]].concat();
-            let scene = self.read_scene(&document, item, place, outside)?;
+            let scene = self.read_scene(&document, item, place.clone(), preset, outside)?;
             if let Some(other) = self.scenes.iter().position(|other| other.id == scene.id) {
                 let message =
                     format!("{:?} is the name of scene {}, too: every scene needs its own", scene.id, other + 1);
-                let id = ["scenes".into(), number.into(), "id".into()];
-                return Err(document.wrong(&id, message));
+                return Err(document.wrong(&[place, vec!["id".into()]].concat(), message));
             }
             self.scenes.push(scene);
         }
@@ -326,6 +348,7 @@ impl Config {
         document: &Arc<Document>,
         item: &Value,
         place: Vec<Step>,
+        preset: Option<Preset>,
         outside: &Settings,
     ) -> Result<Scene> {
         let map = mapping(document, item, &place)?;
@@ -349,24 +372,29 @@ impl Config {
             text(key).map(|path| path.map(beside))
         };
         let layers = Layers { document, map, place: place.clone(), origin: Origin::Scene };
-        let mut settings = Settings::new();
-        // The scene's own plan lies over the file's, and below all that is said.
+        // The scene's own plan takes the place of the file's, below all that is said.
         let of_file = self.settings.iter().map(|(key, setting)| (key.clone(), setting.clone()));
-        let (plans, said): (Settings, Settings) =
+        let (plan, said): (Settings, Settings) =
             of_file.partition(|(_, setting)| matches!(setting.origin, Origin::Preset(_)));
-        settings.extend(plans);
-        if !layers.add_preset(&mut settings)? || self.without_plans {
-            settings.clear();
-        }
+        let own = layers.preset()?;
+        let mut settings = match own {
+            None => plan,
+            Some(own) if preset != Some(Preset::None) => own.settings()?,
+            Some(_) => Settings::new(),
+        };
         settings.extend(said);
         layers.add(&mut settings)?;
+        let video = map.get("video").and_then(Value::as_mapping);
         for key in ["duration", "seed"] {
-            if let Some(value) = map.get(key) {
-                layers.add_value(&mut settings, Section::Video, Section::Video.keys(), key, value, below(key))?;
-            }
+            let Some(value) = map.get(key) else { continue };
+            let in_video = [below("video"), vec![key.into()]].concat();
+            layers.once((Some(value), below(key)), (video.and_then(|video| video.get(key)), in_video))?;
+            layers.add_value(&mut settings, Section::Video, Section::Video.keys(), key, value, below(key))?;
         }
         settings.extend(outside.clone());
-        Ok(Scene { id, keyframe: path("keyframe")?, audio: path("audio")?, notes: text("notes")?, settings })
+        let (keyframe, audio, notes) = (path("keyframe")?, path("audio")?, text("notes")?);
+        let preset = preset.or(own).unwrap_or(self.preset);
+        Ok(Scene { id, keyframe, audio, notes, preset, settings })
     }
 }
 
@@ -410,6 +438,7 @@ mod tests {
         assert_eq!((number(second, "width"), number(second, "seed")), (1024.0, 1.0));
         assert_eq!(second.layer(Section::Video)["fps"], "30000/1001");
         assert_eq!((number(first, "max_guidance_scale"), number(second, "max_guidance_scale")), (6.0, 2.0));
+        assert_eq!([first, second, plain].map(|scene| scene.preset), [Preset::Balanced, Preset::Speed, Preset::None]);
         assert!(plain.get(Section::Video, "width").is_none() && number(plain, "num_inference_steps") == 20.0);
         let of = |scene: &Scene, key: &str| {
             let setting = &scene.settings[&(Section::Video, key.to_string())];
@@ -433,7 +462,11 @@ mod tests {
         assert_eq!((number(scene, "fps"), number(scene, "width"), number(scene, "seed")), (25.0, 1280.0, 3.0));
         assert_eq!(scene.get(Section::InstantId, "guidance_scale"), Some(&7.5.into()));
         for (path, value, part) in [
-            ("fps", "1", "name a section and a key"),
+            ("nothing", "1", "name a section and a key"),
+            ("fps", "1", "did you mean video.fps?"),
+            ("vidoe.fps", "1", "did you mean video.fps?"),
+            ("image.instanid.face_emb_scale", "1", "did you mean image.instantid.face_emb_scale?"),
+            ("outscale", "1", "did you mean postprocess.outscale?"),
             ("video.fsp", "1", "did you mean fps?"),
             ("video.fps", "[", "--set video.fps=["),
             ("video.fps", "slow", "25/2"),
@@ -465,6 +498,16 @@ mod tests {
             ("scenes: [{id: a/b}]", "scenes[0].id: \"a/b\" can't be the name of a file"),
             ("scenes: [{id: a, video: {width: 12}}]", "scenes[0].video.width: 12 is not possible"),
             ("scenes: [{id: a, duration: x}]", "scenes[0].duration: \"x\" is not possible: use seconds"),
+            ("- {id: a}\n- {id: a}", "2:8: [1].id: \"a\" is the name of scene 1, too"),
+            ("- {id: a, fsp: 3}", "1:16: [0].fsp: there is no such key"),
+            (
+                "video: {max_guidance_scale: 3,\n  guidance_scale: 6}",
+                "2:19: video.guidance_scale: video.max_guidance_scale in line 1, column 29, says the same: keep one",
+            ),
+            (
+                "scenes: [{id: a, seed: 1, video: {seed: 2}}]",
+                "1:24: scenes[0].seed: scenes[0].video.seed in line 1, column 41, says the same: keep one of the two",
+            ),
             ("scenes: 5", "use a list of scenes"),
             ("scenes: nowhere.yaml", "/job/nowhere.yaml: it can't be read"),
             ("video: {fps: {a: 1}}", "video.fps: use a plain value"),
@@ -476,6 +519,18 @@ mod tests {
         let config = parse("scenes: [{id: shot_01}, {id: shot_02}]").unwrap();
         let message = config.scene("shot_03").unwrap_err().to_string();
         assert!(message.contains("it has shot_01, shot_02; did you mean shot_0"), "{message}");
+        let message = parse("scenes: [{id: 010}, {id: 001}]").unwrap().scene("1").unwrap_err().to_string();
+        assert!(message.contains("it has 010, 001; did you mean 001?"), "{message}");
+    }
+
+    #[test]
+    fn a_list_alone_is_one_of_scenes() {
+        let config = parse("- {id: a, keyframe: k.png, video: {fps: 9}}\n- {id: b}\n").unwrap();
+        assert_eq!((config.scenes().len(), config.settings().len()), (2, 0));
+        assert_eq!(config.scenes()[0].keyframe.as_deref(), Some(Path::new("/job/k.png")));
+        assert_eq!(number(&config.scenes()[0], "fps"), 9.0);
+        // What says nothing says nothing else.
+        assert!(parse("video: {guidance_scale: 3, max_guidance_scale: }").is_ok());
     }
 
     #[test]
