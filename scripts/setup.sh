@@ -54,7 +54,8 @@ missing=
 for program in c++ pkg-config python3 gst-inspect-1.0 gst-launch-1.0; do
     command -v "$program" >/dev/null || missing="$missing $program"
 done
-for module in gstreamer-1.0 gstreamer-app-1.0 gstreamer-base-1.0 gstreamer-check-1.0 gstreamer-video-1.0; do
+for module in gstreamer-1.0 gstreamer-app-1.0 gstreamer-base-1.0 gstreamer-check-1.0 gstreamer-pbutils-1.0 \
+    gstreamer-video-1.0; do
     pkg-config --atleast-version=1.22 "$module" 2>/dev/null || missing="$missing $module>=1.22"
 done
 [ -z "$missing" ] || die "missing:$missing. Install them with their development files, and GStreamer's base, \

@@ -19,17 +19,22 @@ pub fn locate(name: &str) -> Result<PathBuf, String> {
     locate_in(name, &folders())
 }
 
-/// The model's file: `named`, or else the shipped model `default`. `kinds` says what sort of file it should be.
+/// The model's file: `named`, or else the shipped model `default`. `kinds` says what sort of file it should be, and
+/// `origin` where the networks come from.
 ///
 /// # Errors
 /// [`Error::Io`] if it is not there, [`Error::Model`] for a folder.
-pub fn file(named: Option<&Path>, default: &str, kinds: &str) -> EngineResult<PathBuf> {
+pub fn file(named: Option<&Path>, default: &str, kinds: &str, origin: &str) -> EngineResult<PathBuf> {
     let missing = |reason| {
         let reason = format!("model-path is not set, and {reason}");
         Error::io(Path::new(default), io::Error::new(io::ErrorKind::NotFound, reason))
     };
     let path = named.map(|path| Ok(path.into())).unwrap_or_else(|| locate(default).map_err(missing))?;
-    let data = path.metadata().map_err(|err| Error::io(&path, err))?;
+    let data = path.metadata().map_err(|err| {
+        let is_missing = err.kind() == io::ErrorKind::NotFound;
+        let reason = is_missing.then(|| io::Error::new(err.kind(), format!("{err}. To get it: {origin}")));
+        Error::io(&path, reason.unwrap_or(err))
+    })?;
     if data.is_dir() {
         return Err(Error::model(&path, format!("it is a folder: name a {kinds} file")));
     }

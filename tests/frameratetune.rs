@@ -756,7 +756,10 @@ fn every_format_comes_out_as_it_is() {
 #[test]
 fn wrong_settings_end_in_one_clear_error() {
     for (properties, parts) in [
-        ("mode=interpolate model-path=/nowhere/net.pkl", ["/nowhere/net.pkl", "No such file"]),
+        (
+            "mode=interpolate model-path=/nowhere/net.pkl",
+            ["/nowhere/net.pkl: No such file", "To get it: the authors' networks"],
+        ),
         ("model-path=/nowhere/net.pkl", ["/nowhere/net.pkl", "No such file"]),
         (
             "mode=interpolate model-path=models/realesrgan/realesr-animevideov3.safetensors",

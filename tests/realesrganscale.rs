@@ -329,7 +329,13 @@ fn wrong_settings_end_in_one_clear_error() {
     let truncated = folder.path().join("short.safetensors");
     std::fs::write(&truncated, &std::fs::read(file(SHIPPED)).unwrap()[..100_000]).unwrap();
     for (properties, parts) in [
-        ("model-path=/nowhere/x4.pth".into(), ["/nowhere/x4.pth", "No such file"]),
+        (
+            "model-path=/nowhere/x4.pth".into(),
+            [
+                "/nowhere/x4.pth: No such file",
+                "To get it: the author's networks are files of https://github.com/xinntao/Real-ESRGAN/releases",
+            ],
+        ),
         (format!("model-path=\"{}\"", folder.path().display()), ["it is a folder", ".pth"]),
         (format!("model-path=\"{}\"", truncated.display()), ["short.safetensors", "not a complete safetensors file"]),
         (format!("model-path=\"{}\"", fixture("views.pth")), ["views.pth", "neither an RRDBNet"]),

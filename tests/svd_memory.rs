@@ -123,7 +123,7 @@ fn every_way_takes_what_was_estimated_and_makes_the_same_clip() {
     let limit = params.max_memory;
     for part in [
         format!("max-memory={limit} is too little for 128x96 with 5 frames"),
-        format!("needs {} bytes at least", limit + 1),
+        format!("at least ({} bytes)", limit + 1),
         "num-frames=4 would fit".into(),
         "width=120 height=".into(),
     ] {

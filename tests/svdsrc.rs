@@ -294,7 +294,10 @@ fn tags_reach_the_container() {
 fn wrong_properties_end_in_one_message() {
     for (properties, parts) in [
         ("location=/nowhere/cat.png", ["/nowhere/cat.png", "No such file"]),
-        ("model-path=/nowhere/svd", ["/nowhere/svd", "does not exist"]),
+        (
+            "model-path=/nowhere/svd",
+            ["/nowhere/svd: does not exist", "To get one: Stability AI's are at https://huggingface.co/stabilityai"],
+        ),
         ("location=\"\"", ["location is not set", "PNG, JPEG or WebP"]),
         ("width=1001", ["width=1001", "1000 or 1008"]),
         ("height=-8", ["height=-8", "8 to 16384"]),

@@ -209,19 +209,44 @@ fn a_target_size_goes_before_the_outscale() {
 #[test]
 fn a_scene_has_its_sound() {
     register();
-    let job = Job::new("scenes: [{id: a, keyframe: PICTURE, audio: sound.wav}]\n");
-    let sound = job.0.path().join("sound.wav");
-    let made = play(&format!("audiotestsrc num-buffers=20 ! wavenc ! filesink location=\"{}\"", sound.display()));
-    made.set_state(gst::State::Null).unwrap();
-    let (code, _, log) = job.run(&["render"]);
+    // The picture takes 3 frames of 7 a second.
+    let job = Job::new(
+        "scenes:\n- {id: a, keyframe: PICTURE, audio: long.wav}\n- {id: b, keyframe: PICTURE, audio: short.wav}\n\
+         - {id: c, keyframe: PICTURE, audio: equal.wav}\n- {id: d, keyframe: PICTURE, audio: PICTURE}\n\
+         - {id: e, keyframe: PICTURE, audio: config.yaml}\n- {id: f, keyframe: PICTURE, audio: nowhere.wav}\n",
+    );
+    for (name, samples) in [("long", 88200), ("short", 4410), ("equal", 18900)] {
+        let path = job.0.path().join(format!("{name}.wav"));
+        let made = play(&format!(
+            "audiotestsrc num-buffers=1 samplesperbuffer={samples} ! audio/x-raw,rate=44100,channels=1 ! wavenc ! \
+             filesink location=\"{}\"",
+            path.display()
+        ));
+        made.set_state(gst::State::Null).unwrap();
+    }
+    let (code, said, _) = job.run(&["check"]);
+    assert_eq!(code, 1);
+    let scenes: Vec<_> = said.split("Scene ").skip(1).collect();
+    for (scene, part) in [
+        (0, "warning: audio: 2.00 s of sound, and 0.43 s of picture: the file is as long as the sound"),
+        (1, "warning: audio: 0.10 s of sound, and 0.43 s of picture: the end is silent"),
+        (3, "it has no sound"),
+        (4, "config.yaml: it can't be read: "),
+        (5, "nowhere.wav: No such file"),
+    ] {
+        assert!(scenes[scene].contains(part), "{part}: {}", scenes[scene]);
+    }
+    assert!(!scenes[2].contains("audio: 0."), "{}", scenes[2]);
+    let (code, _, log) = job.run(&["render", "--scene-id", "a"]);
     assert_eq!(code, 0, "{log}");
     let path = job.out().join("a.mkv");
     assert_eq!(frames(&path).len(), 3);
+    // It is as long as the check says.
     let line = format!("filesrc location=\"{}\" ! matroskademux name=d d.audio_0 ! fakesink name=sink", path.display());
     let played = play(&line);
-    let rendered = played.by_name("sink").unwrap().property::<gst::Structure>("stats").get::<u64>("rendered").unwrap();
+    let length = played.query_duration::<gst::ClockTime>().unwrap();
     played.set_state(gst::State::Null).unwrap();
-    assert!(rendered > 0);
+    assert!((1990..2100).contains(&length.mseconds()), "{length}");
 }
 
 #[test]

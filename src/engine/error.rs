@@ -60,7 +60,7 @@ pub enum Error {
     #[error("out of memory: {0}")]
     OutOfMemory(String),
     /// There is no way to make a clip in the memory that may be taken.
-    #[error("{limit} is too little for {what}: it needs {needed} bytes at least; {remedy}")]
+    #[error("{limit} is too little for {what}: it needs {:.2} GB at least ({needed} bytes); {remedy}", *needed as f64 / 1e9)]
     Budget {
         /// What sets the limit: "max-memory=1000".
         limit: String,

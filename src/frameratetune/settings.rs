@@ -180,6 +180,8 @@ pub fn check(layer: &Layer) -> Result<()> {
 
 /// The model that is taken where none is named.
 pub const DEFAULT_MODEL: &str = "rife/rife-v4.25.safetensors";
+/// Where the authors' networks are.
+const ORIGIN: &str = "the authors' networks are listed at https://github.com/hzwer/Practical-RIFE";
 const TYPE: &str = "GObject checks the type";
 
 impl Settings {
@@ -200,7 +202,7 @@ impl Settings {
     /// # Errors
     /// Those of [`models::file`].
     pub fn model_file(&self) -> Result<PathBuf> {
-        models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pkl")
+        models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pkl", ORIGIN)
     }
 
     /// Checks every bound.

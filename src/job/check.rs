@@ -9,9 +9,9 @@ use tch::{Device, Kind};
 
 use super::Line;
 use super::line::CONTAINER;
-use super::probe::{seconds_between, seconds_per_pixel};
-use super::report::{Estimate, Level, Report, Value, gigabytes, shown, time};
-use crate::config::{Origin, Scene, Section};
+use super::probe::{seconds_between, seconds_per_pixel, sound};
+use super::report::{Estimate, Level, Report, Value, counted, gigabytes, shown, time};
+use crate::config::{Origin, Preset, Scene, Section};
 use crate::engine::device::{DeviceChoice, kind_name};
 use crate::engine::esrgan;
 use crate::engine::image::Frame;
@@ -24,6 +24,8 @@ use crate::{frameratetune, realesrganscale, svd, svdsrc};
 
 /// Bits per pixel of the default encoder: 0.24 for the two scenes of `pipelines/scenes.yaml`. Other clips differ much.
 const BITS_PER_PIXEL: f64 = 0.24;
+/// The most noise on the keyframe that svd-nano was trained with: see its README.
+const NANO_NOISE: f64 = 0.1;
 /// Seconds for a scene from which on it is said what would be quicker.
 const LONG: f64 = 3600.0;
 
@@ -41,18 +43,12 @@ pub fn check(scene: &Scene, folder: &Path) -> Report {
         }
         Err(lack) => report.add(Level::Error, "keyframe", lack),
     }
-    for (key, path) in [("keyframe", &scene.keyframe), ("audio", &scene.audio)] {
-        let Some(path) = path else { continue };
-        let wrong = if key == "keyframe" {
-            Frame::open(path).err().map(|err| err.to_string())
-        } else {
-            std::fs::File::open(path).err().map(|err| format!("{}: {err}", path.display()))
-        };
-        if let Some(wrong) = wrong {
-            report.add(Level::Error, key, wrong);
-        }
+    if let Some(Err(err)) = scene.keyframe.as_ref().map(|path| Frame::open(path)) {
+        report.add(Level::Error, "keyframe", err.to_string());
     }
+    preset(scene, &mut report);
     video(scene, &mut report);
+    audio(scene, &mut report);
     report.advice.sort_by_key(|advice| std::cmp::Reverse(advice.level));
     report
 }
@@ -78,6 +74,37 @@ fn values(scene: &Scene) -> Vec<Value> {
     files.chain(scene.settings.iter().map(value)).collect()
 }
 
+/// Tells of a recommended plan of which nothing is left.
+fn preset(scene: &Scene, report: &mut Report) {
+    let is_left = |origin| matches!(origin, Origin::Preset(preset) if preset == scene.preset);
+    if scene.preset != Preset::None && !scene.settings.values().any(|setting| is_left(setting.origin)) {
+        let name = scene.preset.name();
+        let text = format!(
+            "{name}: nothing is left of it, as other values go before each of its own: take these out of the file, or \
+             use --preset {name}, which goes before the file"
+        );
+        report.add(Level::Note, "preset", text);
+    }
+}
+
+/// Tells of a sound that is none, or is longer or shorter than the picture.
+fn audio(scene: &Scene, report: &mut Report) {
+    let Some(path) = &scene.audio else { return };
+    let sound = match sound(path) {
+        Ok(sound) => sound,
+        Err(reason) => return report.add(Level::Error, "audio", reason),
+    };
+    let (Some(sound), Some(estimate)) = (sound, &report.estimate) else { return };
+    let (picture, frame) = (estimate.output_frames as f64 / estimate.output_fps, 1.0 / estimate.output_fps);
+    let lengths = format!("{sound:.2} s of sound, and {picture:.2} s of picture");
+    if sound > picture + frame {
+        let text = format!("{lengths}: the file is as long as the sound, which goes on after the last frame; cut it");
+        report.add(Level::Warning, "audio", text);
+    } else if sound < picture - frame {
+        report.add(Level::Warning, "audio", format!("{lengths}: the end is silent"));
+    }
+}
+
 fn video(scene: &Scene, report: &mut Report) {
     let layer = scene.layer(Section::Video);
     let settings = match VideoSettings::default().with_config(layer, &svdsrc::properties()) {
@@ -95,6 +122,14 @@ fn video(scene: &Scene, report: &mut Report) {
     advise(scene, report, &params, &info, &settings);
     let Some((frames, clips, in_clip)) = extent(&settings, &params, fps, report) else { return };
     let params = Params { num_frames: in_clip, ..params };
+    let trained = info.model_type.map_or(info.recommended.num_frames, ModelType::num_frames);
+    if in_clip > trained {
+        let text = format!(
+            "{in_clip} frames in a clip are more than the {trained} that the model was trained with: the picture gets worse. \
+             duration makes longer videos, of several clips"
+        );
+        report.add(Level::Warning, "video.num_frames", text);
+    }
     let kind = settings.precision().kind(device);
     let clip = clip(scene, &info, &params, device, kind, report);
     let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
@@ -207,11 +242,13 @@ fn clip(
         (most, _) => (most, format!("max_memory ({})", gigabytes(most))),
     };
     let way = planner.plan(Stage::Encode, budget).unwrap_or_else(|| {
-        let text = format!(
-            "{}. Lower the resolution first; decode_chunk_size alone does not help: chunks are as small as memory needs, and \
-             the clip is the same",
-            planner.refusal(budget, limit)
-        );
+        // Properties' names are keys here.
+        let refusal = planner.refusal(budget, limit).to_string();
+        let mut text = refusal.replace("num-frames", "num_frames").replace("decode-mode", "decode_mode");
+        if text.ends_with("would fit") {
+            text += ". Lower the resolution first; decode_chunk_size alone does not help: chunks are as small as memory \
+                     needs, and the clip is the same";
+        }
         report.add(Level::Error, "video.max_memory", text);
         planner.least().0
     });
@@ -247,6 +284,16 @@ fn advise(scene: &Scene, report: &mut Report, params: &Params, info: &ModelInfo,
         report.add(Level::Warning, "video.motion_bucket_id", text);
     }
     let is_xt = matches!(info.model_type, Some(ModelType::SvdXt | ModelType::SvdXt11));
+    let is_nano = || {
+        let path =
+            svd::session::model(settings).and_then(|(path, _)| path.canonicalize().map_err(|err| err.to_string()));
+        path.is_ok_and(|path| path.ends_with(svd::session::DEFAULT_MODEL))
+    };
+    if params.noise_aug_strength > NANO_NOISE && is_nano() {
+        let text =
+            format!("{} is above {NANO_NOISE}, the most that svd-nano was trained with", params.noise_aug_strength);
+        report.add(Level::Warning, "video.noise_aug_strength", text);
+    }
     if info.unet.block_out_channels != ModelInfo::published().unet.block_out_channels {
         // Another model than Stability AI's, which has recommendations of its own.
         return;
@@ -389,7 +436,8 @@ fn framerate(
         if number(output) > number(fps) {
             let (before, after) = (frames as f64 / number(fps), frames as f64 / number(output));
             let text = format!(
-                "the same {frames} frames at {} a second last {after:.2} s instead of {before:.2}",
+                "the same {} at {} a second last {after:.2} s instead of {before:.2}",
+                counted(frames),
                 shown(output)
             );
             report.add(Level::Note, "framerate.mode", text);
@@ -469,7 +517,22 @@ mod tests {
                 Level::Note,
                 "3.0 s at 12 frames a second are 36 frames, more than the 24 of a clip: 2 clips of",
             ),
-            ("max_memory: 3GB}", Level::Error, "Lower the resolution first"),
+            ("max_memory: 9.5GB}", Level::Error, "num_frames=23 would fit. Lower the resolution first"),
+            (
+                "max_memory: 3GB}",
+                Level::Error,
+                "max_memory (3.0 GB) is too little for 1024x576 with 24 frames: it needs 9.61 GB at least (96",
+            ),
+            (
+                "num_frames: 48}",
+                Level::Warning,
+                "48 frames in a clip are more than the 25 that the model was trained with",
+            ),
+            (
+                "noise_aug_strength: 0.5, model_type: svd, model_path: svd-nano, num_inference_steps: 8}",
+                Level::Warning,
+                "0.5 is above 0.1, the most that svd-nano",
+            ),
             ("num_clips: 0}", Level::Error, "clips without an end"),
             (
                 "width: 1024}\npostprocess: {UP, model_scale: 2}",
@@ -492,16 +555,34 @@ mod tests {
                 Level::Note,
                 "24 frames at 16 a second last 1.50 s instead of 2.00",
             ),
-            ("}\npostprocess: {model_path: nowhere.pth}", Level::Error, "nowhere.pth: No such file"),
+            (
+                "}\npostprocess: {model_path: nowhere.pth}",
+                Level::Error,
+                "nowhere.pth: No such file or directory (os error 2). To get it",
+            ),
         ] {
             // What comes later goes before.
-            let own = sections.split(':').next().unwrap_or_default();
-            let common: Vec<_> = XT.split(", ").filter(|part| own.is_empty() || !part.starts_with(own)).collect();
+            let video = sections.split('}').next().unwrap_or_default();
+            let is_other = |part: &&str| !video.contains(part.split(':').next().unwrap_or_default());
+            let common: Vec<_> = XT.split(", ").filter(is_other).collect();
             let sections = format!("video: {{{}, {sections}", common.join(", ")).replace("UP", upscaler);
             let said = advice(&sections);
             assert!(said.iter().any(|(of, text)| *of == level && text.contains(part)), "{sections}\n{said:#?}");
         }
         let said = advice(&format!("video: {{{XT}, width: 1024, height: 576, motion_bucket_id: 2}}"));
         assert!(said.iter().all(|(level, text)| *level < Level::Warning || text.contains("is not there")), "{said:#?}");
+    }
+
+    #[test]
+    fn a_plan_of_which_nothing_is_left_is_told() {
+        let all = "num_inference_steps: 8, width: 64, height: 64, motion_bucket_id: 3, noise_aug_strength: 0";
+        let is_told = |sections: &str| {
+            let said = advice(sections);
+            said.iter()
+                .any(|(level, text)| *level == Level::Note && text.starts_with("preset: speed: nothing is left of it"))
+        };
+        assert!(is_told(&format!("preset: speed\nvideo: {{{all}, fps: 7, decode_chunk_size: 4}}")));
+        assert!(!is_told(&format!("preset: speed\nvideo: {{{all}, fps: 7}}")));
+        assert!(!is_told(&format!("video: {{{all}, fps: 7}}")));
     }
 }

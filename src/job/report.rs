@@ -61,7 +61,7 @@ pub struct Estimate {
     pub device: String,
     /// Bytes of the device's memory for generating, at most. What upscaling takes fits what is free.
     pub memory: u64,
-    /// Seconds for generating.
+    /// Seconds for generating, at the speed that was measured just now.
     pub generate_seconds: f64,
     /// Seconds for upscaling, as measured with a small picture.
     pub upscale_seconds: Option<f64>,
@@ -121,14 +121,19 @@ impl fmt::Display for Report {
             let clips = if *clips == 1 { "one clip".into() } else { format!("{clips} clips") };
             writeln!(
                 f,
-                "  {frames} frames of {}x{} in {clips}; the file: {output_frames} frames of {}x{} at {output_fps:.5} a \
-                 second",
-                size[0], size[1], output_size[0], output_size[1]
+                "  {} of {}x{} in {clips}; the file: {} of {}x{} at {} a second",
+                counted(*frames),
+                size[0],
+                size[1],
+                counted(*output_frames),
+                output_size[0],
+                output_size[1],
+                (output_fps * 1000.0).round() / 1000.0
             )?;
             let of = |what: &str, seconds: Option<f64>| seconds.map(|seconds| format!(", {what} {}", time(seconds)));
             writeln!(
                 f,
-                "  About {} on {device}: generating {}{}{}; {} of memory{}",
+                "  About {} on {device}, as quick as this machine was just now: generating {}{}{}; {} of memory{}",
                 time(estimate.seconds()),
                 time(estimate.generate_seconds),
                 of("upscaling", estimate.upscale_seconds).unwrap_or_default(),
@@ -143,6 +148,11 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// So many frames in words.
+pub(super) fn counted(frames: u64) -> String {
+    format!("{frames} frame{}", if frames == 1 { "" } else { "s" })
 }
 
 /// A frame rate in words.
@@ -175,6 +185,7 @@ mod tests {
 
     #[test]
     fn numbers_are_told_in_words() {
+        assert_eq!([counted(0), counted(1), counted(25)], ["0 frames", "1 frame", "25 frames"]);
         assert_eq!([time(0.4), time(61.0), time(3725.0)], ["0 s", "1:01 min", "1:02 h"]);
         assert_eq!([gigabytes(1_500_000_000), gigabytes(2_300_000), gigabytes(900)], ["1.5 GB", "2.3 MB", "1 kB"]);
     }

@@ -182,6 +182,8 @@ pub fn check(layer: &Layer) -> Result<()> {
 
 /// The model that is taken where none is named.
 const DEFAULT_MODEL: &str = "realesrgan/realesr-animevideov3.safetensors";
+/// Where the author's networks are.
+const ORIGIN: &str = "the author's networks are files of https://github.com/xinntao/Real-ESRGAN/releases";
 const TYPE: &str = "GObject checks the type";
 
 impl Settings {
@@ -202,7 +204,7 @@ impl Settings {
     /// # Errors
     /// Those of [`models::file`] and [`ModelFile::blended`].
     pub fn model_file(&self) -> Result<ModelFile> {
-        let path = models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pth")?;
+        let path = models::file(self.model_path.as_deref(), DEFAULT_MODEL, ".safetensors or .pth", ORIGIN)?;
         ModelFile::blended(&path, self.denoise_strength)
     }
 

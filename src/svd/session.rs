@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::{errors, models};
 
 /// The model that is taken where none is named.
-const DEFAULT_MODEL: &str = "svd-nano";
+pub const DEFAULT_MODEL: &str = "svd-nano";
 /// Properties that decide how many clips there are.
 const RUN: [&str; 3] = ["num-clips", "chain", "duration"];
 /// Those that decide what a run shows, too.

@@ -376,7 +376,11 @@ impl Layout {
             } else {
                 "does not exist"
             };
-            return Err(Error::model(path, format!("{what}; a model is a folder as diffusers saves it, or a file")));
+            let reason = format!(
+                "{what}; a model is a folder as diffusers saves it, or a file. To get one: Stability AI's are at \
+                 https://huggingface.co/stabilityai"
+            );
+            return Err(Error::model(path, reason));
         }
         if Folder::is_one(path) {
             return Ok(Self::Folder(Folder::new(path)));
