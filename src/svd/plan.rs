@@ -60,9 +60,17 @@ impl Plan {
     /// Chooses one of the caps that downstream left.
     pub fn choose(&self, caps: &mut gst::Caps) {
         // A converter's first choice may have an alpha channel, of which nothing would come but work.
-        let plain = caps.intersect(&gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Rgb).build());
-        if !plain.is_empty() {
-            *caps = plain;
+        let plain = gst_video::VideoCapsBuilder::new().format(gst_video::VideoFormat::Rgb).build();
+        let rate = gst_video::VideoCapsBuilder::new().framerate(self.framerate).build();
+        let (width, height) = (self.params.width as i32, self.params.height as i32);
+        let size = gst_video::VideoCapsBuilder::new().width(width).height(height).build();
+        // What another element would be glad of, as a scaler that then has nothing to do, is not what is asked for.
+        let is_one_side_set = self.width.is_some() != self.height.is_some();
+        for wanted in [Some(plain), Some(rate), (!is_one_side_set).then_some(size)].into_iter().flatten() {
+            let left = caps.intersect(&wanted);
+            if !left.is_empty() {
+                *caps = left;
+            }
         }
         caps.truncate();
         self.fixate(caps.make_mut());
