@@ -148,7 +148,10 @@ fn what_was_denoised_is_not_denoised_again() {
     let (code, _, log) = job.run(&["render", "--set", "output.encoder=identity error-after=1 ! jpegenc"]);
     assert!(code == 1 && log.contains("Denoising step 4 of 4"), "{log}");
     let (code, _, log) = job.run(&["render"]);
-    assert!(code == 0 && log.contains("Denoised before: ") && !log.contains("Denoising step"), "{log}");
+    assert!(
+        code == 0 && log.contains("a: 80 %: Denoised before, decoding is left\n") && !log.contains("Denoising step"),
+        "{log}"
+    );
     // Once the file is there, nobody needs them.
     let left: Vec<_> = std::fs::read_dir(job.out()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("latents")), "{left:?}");
@@ -188,6 +191,31 @@ fn a_file_that_is_there_is_not_made_again_after_another_container() {
     assert!(
         run("mkv").contains("0 made, 1 ") && run("mov").contains("1 made, 0 ") && run("mkv").contains("0 made, 1 ")
     );
+}
+
+#[test]
+fn clips_are_made_as_the_check_says_whatever_is_behind() {
+    register();
+    let job = Job::new(
+        "framerate: {mode: duplicate, fps: 14}\npostprocess: {target_width: 96, target_height: 72}\n\
+         scenes: [{id: a, keyframe: PICTURE}]\n",
+    );
+    // The model's own size and rate.
+    let text = std::fs::read_to_string(job.0.path().join("config.yaml")).unwrap();
+    let text = text.replace(" width: 64, height: 48,", "");
+    assert!(!text.contains("width: 64"));
+    std::fs::write(job.0.path().join("config.yaml"), text).unwrap();
+    let (_, json, _) = job.run(&["check", "--json"]);
+    let checked = serde_json::from_str::<serde_json::Value>(&json).unwrap()[0]["estimate"].clone();
+    let (code, _, log) = job.run(&["render"]);
+    assert_eq!(code, 0, "{log}");
+    let manifest = std::fs::read(job.out().join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let made = &manifest["files"]["a.mkv"]["clips"][0]["properties"];
+    assert_eq!((&made["fps"], &checked["output_fps"]), (&"7/1".into(), &14.0.into()));
+    assert_eq!((&made["width"], &made["height"]), (&checked["size"][0], &checked["size"][1]));
+    let frames = frames(&job.out().join("a.mkv"));
+    assert_eq!((frames.len() as u64, frames[0].len()), (checked["output_frames"].as_u64().unwrap(), 96 * 72 * 3));
 }
 
 #[test]
@@ -273,7 +301,9 @@ fn an_interrupted_job_says_so() {
     assert!(sent.success());
     let rest: Vec<_> = lines.map(Result::unwrap).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
-    assert!(rest.last().unwrap().contains("stopped"), "{rest:?}");
+    // The first scene, and not those that were never begun.
+    assert!(rest.last().unwrap().ends_with("0 made, 0 were there, 1 stopped, 5 not begun"), "{rest:?}");
+    assert_eq!(rest.iter().filter(|line| line.ends_with(": stopped")).count(), 1, "{rest:?}");
     let (code, _, log) = job.run(&["render"]);
     assert_eq!(code, 0, "{log}");
 }

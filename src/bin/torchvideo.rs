@@ -219,6 +219,7 @@ impl Screen {
                     Outcome::UpToDate => format!("{id}: is there, made of the same"),
                     Outcome::Failed(reason) => format!("{id}: failed: {reason}"),
                     Outcome::Stopped => format!("{id}: stopped"),
+                    Outcome::NotBegun => format!("{id}: not begun"),
                 });
             }
         }
@@ -248,12 +249,13 @@ fn summary(outcomes: &[Outcome]) -> ExitCode {
     let count = |is: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| is(outcome)).count();
     let made = count(|outcome| matches!(outcome, Outcome::Rendered(_)));
     let there = count(|outcome| matches!(outcome, Outcome::UpToDate));
-    let (failed, stopped) =
-        (count(|outcome| matches!(outcome, Outcome::Failed(_))), count(|outcome| matches!(outcome, Outcome::Stopped)));
-    let rest = [(failed, "failed"), (stopped, "stopped")];
+    let failed = count(|outcome| matches!(outcome, Outcome::Failed(_)));
+    let stopped = count(|outcome| matches!(outcome, Outcome::Stopped));
+    let not_begun = count(|outcome| matches!(outcome, Outcome::NotBegun));
+    let rest = [(failed, "failed"), (stopped, "stopped"), (not_begun, "not begun")];
     let rest = rest.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
     eprintln!("{made} made, {there} were there{}", rest.collect::<String>());
-    match (failed, stopped) {
+    match (failed, stopped + not_begun) {
         (_, 1..) => ExitCode::from(130),
         (1.., _) => ExitCode::from(1),
         _ => ExitCode::SUCCESS,

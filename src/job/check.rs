@@ -483,11 +483,7 @@ mod tests {
 
     /// What is said of a scene of SVD-XT with these sections.
     fn advice(sections: &str) -> Vec<(Level, String)> {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            gst::init().unwrap();
-            crate::plugin_register_static().unwrap();
-        });
+        crate::job::register();
         let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/keyframe.jpg");
         let text = format!("{sections}\nscenes: [{{id: a, keyframe: {}}}]\n", picture.display());
         let config = Config::parse(Path::new("/job/config.yaml"), &text, &Wanted::default()).unwrap();

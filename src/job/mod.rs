@@ -16,3 +16,13 @@ pub use render::{Job, Outcome, Told};
 pub use report::{Advice, Estimate, Level, Report, Value, gigabytes, time};
 pub use store::MANIFEST;
 pub use sweep::{COMPARISON, Over, Sweep, Variant};
+
+/// Makes the elements known, once for all tests.
+#[cfg(test)]
+fn register() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        gst::init().unwrap();
+        crate::plugin_register_static().unwrap();
+    });
+}

@@ -38,8 +38,10 @@ pub enum Outcome {
     UpToDate,
     /// It can't be made, and why.
     Failed(String),
-    /// The job was stopped.
+    /// The job was stopped while it was made.
     Stopped,
+    /// The job was stopped before.
+    NotBegun,
 }
 
 /// A job.
@@ -68,18 +70,17 @@ impl Job<'_> {
                 stores.insert(folder.clone(), Store::open(folder)?);
             }
         }
-        let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(vec![Outcome::Stopped; self.scenes.len()]));
+        let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(vec![Outcome::NotBegun; self.scenes.len()]));
         // The model of the last scene stays loaded for the next.
         let models = Mutex::new(Vec::new());
         let work = || {
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 let Some((scene, folder)) = self.scenes.get(number) else { return };
-                let outcome = if self.stop.load(Ordering::Relaxed) {
-                    Outcome::Stopped
-                } else {
-                    self.render(number, scene, &stores[folder], &models).unwrap_or_else(Outcome::Failed)
-                };
+                if self.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let outcome = self.render(number, scene, &stores[folder], &models).unwrap_or_else(Outcome::Failed);
                 (self.tell)(number, Told::Ended(outcome.clone()));
                 outcomes.lock().unwrap()[number] = outcome;
             }
@@ -194,9 +195,14 @@ fn play(line: &str, latents: &Path, stop: &AtomicBool, tell: &dyn Fn(Told)) -> R
                 let text = text.to_string();
                 let percent = text.split_once('(').and_then(|(_, rest)| rest.split_once(" %)")?.0.parse::<f64>().ok());
                 let is_denoising = code == "generate" && text.contains("Denoising");
-                let percent = percent.or(text.starts_with("Denoised before").then_some(100.0));
-                let is_denoising = is_denoising || text.starts_with("Denoised before");
-                let done = percent.filter(|_| is_denoising && frames.counted().is_none()).unwrap_or(0.0);
+                // Where its file is says nothing to people.
+                let is_denoised = text.contains("Denoised before");
+                let (text, percent) = match text.split_once("Denoised before") {
+                    Some((link, _)) => (format!("{link}Denoised before, decoding is left"), Some(100.0)),
+                    None => (text, percent),
+                };
+                let is_now = (is_denoising || is_denoised) && frames.counted().is_none();
+                let done = percent.filter(|_| is_now).unwrap_or(0.0);
                 progress(text, GENERATING * done / 100.0);
             }
             gst::MessageView::Element(element) => {
@@ -250,5 +256,54 @@ impl Frames {
         let second = gst::ClockTime::SECOND.nseconds() * rate.denom() as u64;
         let of = duration.nseconds().mul_div_round(rate.numer() as u64, second)?;
         Some((frame, of.max(frame)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Wanted};
+    use std::sync::Weak;
+
+    #[test]
+    fn one_model_is_loaded_for_all_scenes() {
+        crate::job::register();
+        let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/keyframe.jpg");
+        let scenes: Vec<_> =
+            (1..4).map(|seed| format!("- {{id: {seed}, keyframe: {}, seed: {seed}}}\n", picture.display())).collect();
+        let text = format!(
+            "video: {{device: cpu, width: 64, height: 64, num_frames: 2, num_inference_steps: 1}}\n\
+             output: {{container: mkv, encoder: jpegenc}}\nscenes:\n{}",
+            scenes.concat()
+        );
+        let config = Config::parse(Path::new("/job/config.yaml"), &text, &Wanted::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let shared = || {
+            let (source, device, kind) = model(&config.scenes()[0]).unwrap();
+            Model::shared(&source, device, kind)
+        };
+        // The worker of the first scene, which nobody but the job and its scenes holds.
+        let first: Mutex<Weak<Worker<Model>>> = Mutex::default();
+        let seen = Mutex::new([0; 3]);
+        let tell = |number: usize, told: Told| match told {
+            Told::Begun if number > 0 => assert!(first.lock().unwrap().upgrade().is_some(), "it is gone"),
+            Told::Progress(text, _) if text.contains("Denoising") => {
+                let worker = shared();
+                let mut first = first.lock().unwrap();
+                if number == 0 {
+                    *first = Arc::downgrade(&worker);
+                }
+                // Three: this one, the job's and the element's.
+                let is_same = first.upgrade().is_some_and(|first| Arc::ptr_eq(&first, &worker));
+                assert!(is_same && Arc::strong_count(&worker) >= 3, "scene {number} has another");
+                seen.lock().unwrap()[number] += 1;
+            }
+            _ => {}
+        };
+        let scenes = config.scenes().iter().map(|scene| (scene, folder.path().into())).collect();
+        let outcomes = Job { scenes, jobs: 1, again: false, stop: Arc::default(), tell: &tell }.run().unwrap();
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Rendered(_))), "{outcomes:?}");
+        assert!(seen.lock().unwrap().iter().all(|count| *count > 0));
+        assert!(first.lock().unwrap().upgrade().is_none(), "it stays when the job has ended");
     }
 }

@@ -240,7 +240,7 @@ impl Sweep {
             }
             let failure = match outcome {
                 Outcome::Failed(reason) => Some(reason.clone()),
-                Outcome::Stopped => Some("it was stopped".into()),
+                Outcome::Stopped | Outcome::NotBegun => Some("it was stopped".into()),
                 Outcome::Rendered(_) | Outcome::UpToDate => None,
             };
             tell(format!("{}: measured", variant.name));
