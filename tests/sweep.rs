@@ -93,6 +93,26 @@ fn variants_are_made_once_measured_and_compared() {
 }
 
 #[test]
+fn a_page_plays_the_files_and_leaves_out_what_tells_nothing() {
+    let job = Job::new("[{id: 001, keyframe: PICTURE, output: {container: webm, encoder: vp8enc deadline=1}}]");
+    let (code, _, log) =
+        job.run(&["--set", "video.fps=7", "--set", "framerate.fps=14", "--over", "framerate.mode=auto,duplicate"]);
+    assert_eq!(code, 0, "{log}");
+    let compared = json(&job.folder());
+    let [interpolated, duplicated] = [&compared["variants"][0], &compared["variants"][1]];
+    assert!(
+        interpolated["interpolated"] == true && interpolated["metrics"]["smoothness"].is_null(),
+        "{interpolated:#}"
+    );
+    assert!(duplicated["interpolated"] == false && duplicated["metrics"]["smoothness"].is_f64(), "{duplicated:#}");
+    let page = std::fs::read_to_string(job.folder().join("compare.html")).unwrap();
+    let video =
+        "<video controls loop muted playsinline preload=\"none\" src=\"./mode=auto/001.webm\" poster=\"data:image";
+    assert!(page.contains(video) && page.matches("<video").count() == 2);
+    assert!(page.contains("RIFE would be held against itself"));
+}
+
+#[test]
 fn a_variant_that_fails_is_told_of_beside_the_others() {
     let job = Job::new("[{id: '<b>', keyframe: PICTURE}]");
     let out = job.0.path().join("compared");

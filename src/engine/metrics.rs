@@ -20,6 +20,9 @@ use super::worker::{Cancel, guarded};
 /// The longer side that frames are looked at with, at most, in pixels; lengths are in pixels of frames of this side.
 pub const SIDE: usize = 512;
 
+/// The name of the measure that RIFE tells, and that tells nothing of what RIFE has made.
+pub const SMOOTHNESS: &str = "smoothness";
+
 /// Which value of a measure is the best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,13 +87,13 @@ pub const MEASURES: [Measure; 11] = [
         "The mean absolute second difference of the frames' mean luma, in levels of 255: flicker that motion does not change.",
     ),
     measure_of(
-        "smoothness",
+        SMOOTHNESS,
         "Motion smoothness",
         "",
         Better::Higher,
         "VBench's (Huang et al., CVPR 2024), with RIFE (Huang et al., ECCV 2022) instead of AMT: every second frame is \
-         interpolated between its neighbours; 1 less the mean absolute difference to what is there over 255. Of a \
-         clip that RIFE has interpolated itself, it tells nothing.",
+         interpolated between its neighbours; 1 less the mean absolute difference to what is there over 255. It is \
+         left out for a clip that RIFE has interpolated itself, of which it tells nothing.",
     ),
     measure_of(
         "motion",
@@ -109,11 +112,11 @@ pub const MEASURES: [Measure; 11] = [
     ),
     measure_of(
         "drift",
-        "Drift of the subject",
+        "Drift of the middle",
         "px",
         Better::Lower,
         "How far the middle half of the frame is from where it was in the first frame, at most: shifts from frame to frame, \
-         by phase correlation, added up.",
+         by phase correlation, added up. A pan of the camera counts, too: it tells of the subject where the camera stands still.",
     ),
     measure_of(
         "sharpness",
@@ -207,7 +210,7 @@ pub fn measure(frames: &[Frame], model: Option<&mut Model>) -> Result<Measured> 
         add("colour_drift", farthest(&mut tints.iter().skip(1).map(|tint| distance(*tint, tints[0]))));
         if let Some(model) = model {
             let [missed, flow] = interpolate(frames, model)?;
-            add("smoothness", missed.map(|missed| 1.0 - missed));
+            add(SMOOTHNESS, missed.map(|missed| 1.0 - missed));
             add("motion", flow.map(|flow| flow * pixel));
         }
         Ok(measured)

@@ -10,6 +10,8 @@ const STYLE: &str = include_str!("compare.css");
 const SCRIPT: &str = include_str!("compare.js");
 /// Pictures of a variant in the contact sheet.
 const IN_SHEET: usize = 4;
+/// Containers that browsers play.
+const PLAYED: [&str; 2] = ["mp4", "webm"];
 /// The change, in per cent, that has the full colour in the table of influence.
 const FULL_COLOUR: f64 = 50.0;
 /// The size of a plot, and where its axes are, in pixels.
@@ -61,6 +63,9 @@ pub fn html(comparison: &Comparison, overs: &[Over]) -> String {
     }
     page += &players(&made);
     page += &table(&made, &measures);
+    if made.iter().any(|variant| variant.interpolated) {
+        page += "<p>Motion smoothness is left out for clips that were interpolated: RIFE would be held against itself.</p>\n";
+    }
     page += &matrix(comparison, &made, overs, &measures);
     page += &plots(&made, overs, &measures);
     page += &sheet(&made);
@@ -123,8 +128,13 @@ fn label(name: &str) -> String {
     Escaped(name).to_string().replace(',', ", ").replace('_', "_<wbr>").replace('=', "<wbr>=")
 }
 
+/// A picture as an address.
+fn jpeg(picture: &[u8]) -> String {
+    format!("data:image/jpeg;base64,{}", base64(picture))
+}
+
 fn image(picture: &[u8], text: &str) -> String {
-    format!("<img alt=\"{}\" src=\"data:image/jpeg;base64,{}\">", Escaped(text), base64(picture))
+    format!("<img alt=\"{}\" src=\"{}\">", Escaped(text), jpeg(picture))
 }
 
 fn players(made: &[&Looked]) -> String {
@@ -362,7 +372,8 @@ fn plot(made: &[&Looked], over: &Over, key: usize, measure: &Measure) -> String 
         let _ = write!(
             drawn,
             "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-            x(*value),
+            // Whole, also at the edges.
+            x(*value).clamp(half, PLOT[0] - half),
             BOTTOM + 14.0,
             Escaped(&shown)
         );
@@ -379,11 +390,26 @@ fn plot(made: &[&Looked], over: &Over, key: usize, measure: &Measure) -> String 
     )
 }
 
+/// The file itself, if browsers play such files; it is not read before somebody wants to see it.
+fn video(variant: &Looked) -> String {
+    if !PLAYED.iter().any(|container| variant.file.ends_with(&format!(".{container}"))) {
+        return String::new();
+    }
+    let poster = variant.pictures.first().map(|picture| format!(" poster=\"{}\"", jpeg(picture)));
+    format!(
+        "<video controls loop muted playsinline preload=\"none\" src=\"{}\"{} aria-label=\"{}\"></video>",
+        Escaped(&address(&variant.file)),
+        poster.unwrap_or_default(),
+        Escaped(&variant.name)
+    )
+}
+
 /// Frames of each variant, those of the same place one below the other.
 fn sheet(made: &[&Looked]) -> String {
     let mut text = "<h2>Contact sheet</h2>\n<p>From the first frame to the last, in equal steps.</p>\n".to_string();
     for variant in made {
         let _ = write!(text, "<figure class=\"sheet\"><figcaption><b>{}</b></figcaption><div>", label(&variant.name));
+        text += &video(variant);
         let last = variant.pictures.len().saturating_sub(1);
         let count = IN_SHEET.min(variant.pictures.len());
         for step in 0..count {

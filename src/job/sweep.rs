@@ -14,11 +14,13 @@ use tch::{Device, Kind};
 use super::render::Playing;
 use super::store::Entry;
 use super::{Outcome, file_name, folder_of, page, store};
-use crate::config::{Config, Scene, Wanted};
+use crate::config::{Config, Scene, Section, Wanted};
 use crate::engine::image::Frame;
 use crate::engine::metrics::{self, Better, Measure};
 use crate::engine::rife;
 use crate::engine::worker::Cancel;
+use crate::frameratetune::settings::Mode;
+use crate::settings::fraction;
 use crate::{frameratetune, models};
 
 /// The most variants of a sweep.
@@ -285,6 +287,7 @@ impl Sweep {
             values: self.overs.iter().zip(&variant.values).map(value).collect(),
             file: format!("{}/{}", variant.name, file_name(&variant.scene)),
             failed: None,
+            interpolated: false,
             metrics: BTreeMap::new(),
             frames: 0,
             fps: 0.0,
@@ -302,9 +305,14 @@ impl Sweep {
         let mut metrics = of_making(&entry);
         let measured = metrics::measure(&clip.frames, model).map_err(|err| format!("{}: {err}", path.display()))?;
         metrics.extend(measured.into_iter().map(|(name, value)| (name.to_string(), value)));
+        let interpolated = is_interpolated(&variant.scene, &entry, clip.fps);
+        if interpolated {
+            metrics.remove(metrics::SMOOTHNESS);
+        }
         let most = (SHOWN / self.variants.len()).max(2);
         let pictures = clip.frames.iter().step_by(clip.frames.len().div_ceil(most).max(1)).map(jpeg);
         Ok(Looked {
+            interpolated,
             metrics,
             frames: clip.frames.len(),
             fps: clip.fps,
@@ -415,6 +423,8 @@ pub struct Looked {
     pub file: String,
     /// Why it was not made, or can't be looked at.
     pub failed: Option<String>,
+    /// Whether it has frames that RIFE made, and so no smoothness, which RIFE tells.
+    pub interpolated: bool,
     /// What was measured, by the measures' names; without what can't be told.
     pub metrics: BTreeMap<String, f64>,
     /// Frames that were measured.
@@ -468,6 +478,16 @@ fn of_making(entry: &Entry) -> BTreeMap<String, f64> {
         ("peak_memory", peak.map(|bytes| bytes / 1e6)),
     ];
     told.into_iter().filter_map(|(name, value)| Some((name.to_string(), value?))).collect()
+}
+
+/// Whether a file with so many frames a second has frames that RIFE made between those that were generated.
+fn is_interpolated(scene: &Scene, entry: &Entry, fps: f64) -> bool {
+    let layer = scene.layer(Section::Framerate);
+    let settings = frameratetune::settings::Settings::of(&layer);
+    let generated = entry.clips.first().and_then(|clip| fraction(&clip["properties"]["fps"]));
+    let number = |rate: gst::Fraction| f64::from(rate.numer()) / f64::from(rate.denom());
+    let rises = generated.is_none_or(|generated| fps / number(settings.speed) > number(generated) * 1.001);
+    !layer.is_empty() && matches!(settings.mode, Mode::Interpolate | Mode::Auto) && rises
 }
 
 /// The beginning of a clip, made small.
@@ -594,7 +614,7 @@ mod tests {
             (12, "video.fps=12,framerate.fps=24,seed=1", "video.fps=25_2,framerate.fps=25,seed=3")
         );
         assert!(sweep.folder.ends_with("out/sweep-b"));
-        let seed = |number: usize| sweep.variants[number].scene.get(crate::config::Section::Video, "seed").cloned();
+        let seed = |number: usize| sweep.variants[number].scene.get(Section::Video, "seed").cloned();
         assert_eq!([seed(0), seed(5)], [Some(1.into()), Some(3.into())]);
     }
 
