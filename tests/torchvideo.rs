@@ -286,6 +286,8 @@ fn a_folder_is_one_job_s_at_a_time() {
     let (code, _, log) = job.run(&["render"]);
     assert!(code == 2 && log.contains("another torchvideo writes to it"), "{log}");
     drop(lock);
+    let (code, _, log) = job.run(&["render", "--out", job.0.path().join("config.yaml").to_str().unwrap()]);
+    assert!(code == 2 && log.contains("config.yaml: it is a file: name a folder"), "{log}");
     std::fs::write(job.out().join("manifest.json"), "{").unwrap();
     let (code, _, log) = job.run(&["render"]);
     assert!(code == 2 && log.contains("manifest.json: it is no manifest"), "{log}");
@@ -404,5 +406,16 @@ fn completions_and_a_manual_page_are_printed() {
     };
     assert!(run(&["completions", "bash"]).contains("complete -F"));
     assert!(run(&["man"]).contains(".TH torchvideo"));
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(&["man", folder.path().join("man").to_str().unwrap()]), "");
+    let page = |name: &str| std::fs::read_to_string(folder.path().join("man").join(name)).unwrap();
+    assert!(page("torchvideo.1").contains("torchvideo\\-render"));
+    assert!(page("torchvideo-sweep.1").contains("\\-\\-over"));
+    let keys = page("torchvideo.5");
+    for part in ["num_inference_steps", "target_width", "face_emb_scale", "encoder", "keyframe", "karras, ays"] {
+        assert!(keys.contains(part), "{part}: {keys}");
+    }
+    // Files have seconds.
+    assert!(keys.contains("Seconds that are made") && !keys.contains("anoseconds"), "{keys}");
     assert!(run(&["--version"]).starts_with("torchvideo "));
 }

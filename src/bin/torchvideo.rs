@@ -72,8 +72,11 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Prints the manual page
-    Man,
+    /// Prints the manual page, or writes those of all commands and of the file's keys to a folder
+    Man {
+        /// The folder
+        dir: Option<PathBuf>,
+    },
 }
 
 /// What a job is about.
@@ -291,12 +294,12 @@ fn run() -> Result<ExitCode, String> {
             clap_complete::generate(shell, &mut Cli::command(), "torchvideo", &mut std::io::stdout());
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Man => {
+        Command::Man { dir: None } => {
             let page = clap_mangen::Man::new(Cli::command());
             page.render(&mut std::io::stdout()).map_err(|err| err.to_string())?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Check { .. } | Command::Render { .. } | Command::Sweep { .. } => {}
+        Command::Check { .. } | Command::Render { .. } | Command::Sweep { .. } | Command::Man { .. } => {}
     }
     gst::init().map_err(|err| err.to_string())?;
     gsttorchvideo::plugin_register_static().map_err(|err| err.to_string())?;
@@ -307,7 +310,14 @@ fn run() -> Result<ExitCode, String> {
         }
         Command::Render { job, jobs, again } => render(&job, jobs, again),
         Command::Sweep { job, over, jobs, again } => sweep(&job, over, jobs, again),
-        Command::Completions { .. } | Command::Man => Ok(ExitCode::SUCCESS),
+        Command::Man { dir: Some(dir) } => {
+            let written = std::fs::create_dir_all(&dir)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &dir))
+                .and_then(|()| std::fs::write(dir.join("torchvideo.5"), job::manual()));
+            written.map_err(|err| format!("{}: {err}", dir.display()))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { .. } | Command::Man { dir: None } => Ok(ExitCode::SUCCESS),
     }
 }
 

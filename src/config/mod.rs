@@ -30,7 +30,7 @@ mod schema;
 mod yaml;
 
 pub use presets::Preset;
-pub use schema::{CONTAINERS, Section};
+pub use schema::{CONTAINERS, Key, Section};
 
 use crate::settings::Layer;
 use layers::{Layers, known, mapping, nearest, outside};
@@ -368,7 +368,10 @@ impl Config {
             return Err(document.wrong(&below("id"), message));
         }
         let path = |key| {
-            let beside = |path: String| document.folder().join(path.strip_prefix("file://").unwrap_or(&path));
+            let beside = |path: String| match glib::filename_from_uri(&path) {
+                Ok((path, _)) => path,
+                Err(_) => document.folder().join(path),
+            };
             text(key).map(|path| path.map(beside))
         };
         let layers = Layers { document, map, place: place.clone(), origin: Origin::Scene };
@@ -424,14 +427,14 @@ mod tests {
              output: {folder: out}\n\
              scenes:\n\
              - {id: 001, keyframe: a.png, seed: 7, duration: 2.5}\n\
-             - {id: 2, audio: /s/a.wav, preset: speed, video: {fps: 30000/1001, guidance_scale: 2}}\n\
+             - {id: 2, audio: 'file:///s/a%20b.wav', preset: speed, video: {fps: 30000/1001, guidance_scale: 2}}\n\
              - {id: plain, preset: none, notes: as it is}\n",
         )
         .unwrap();
         let [first, second, plain] = config.scenes() else { panic!("three scenes") };
         assert_eq!((first.id.as_str(), second.id.as_str()), ("001", "2"));
         assert_eq!(first.keyframe.as_deref(), Some(Path::new("/job/a.png")));
-        assert_eq!(second.audio.as_deref(), Some(Path::new("/s/a.wav")));
+        assert_eq!(second.audio.as_deref(), Some(Path::new("/s/a b.wav")));
         assert_eq!(first.get(Section::Output, "folder"), Some(&"/job/out".into()));
         assert_eq!((number(first, "num_inference_steps"), number(first, "fps")), (20.0, 16.0));
         assert_eq!((number(first, "seed"), number(first, "duration")), (7.0, 2.5e9));

@@ -84,30 +84,43 @@ impl Section {
     }
 
     fn list(self) -> Vec<Key> {
-        let int = |name: &'static str, least, most| {
-            glib::ParamSpecInt::builder(name).minimum(least).maximum(most).default_value(least).build()
+        let int = |name: &'static str, blurb, least, most| {
+            let spec = glib::ParamSpecInt::builder(name).blurb(blurb).minimum(least).maximum(most);
+            spec.default_value(least).build()
         };
-        let double = |name: &'static str| glib::ParamSpecDouble::builder(name).minimum(0.0).build();
+        let double = |name: &'static str, blurb| glib::ParamSpecDouble::builder(name).blurb(blurb).minimum(0.0).build();
+        let text = |name: &'static str, blurb| glib::ParamSpecString::builder(name).blurb(blurb).build();
         let (properties, own) = match self {
             Self::Video => (svdsrc::properties(), vec![]),
             Self::InstantId => (
                 vec![],
                 vec![
-                    int("num-inference-steps", 1, 1000),
-                    double("guidance-scale"),
-                    double("face-emb-scale"),
-                    double("face-kps-scale"),
+                    int("num-inference-steps", "Steps that the keyframe was made with", 1, 1000),
+                    double("guidance-scale", "Guidance that the keyframe was made with"),
+                    double("face-emb-scale", "Weight of the face that the keyframe was made with"),
+                    double("face-kps-scale", "Weight of the face's points that the keyframe was made with"),
                 ],
             ),
             Self::Postprocess => (
                 realesrganscale::properties(),
-                vec![int("model-scale", 1, 16), int("target-width", 1, 16384), int("target-height", 1, 16384)],
+                vec![
+                    int("model-scale", "Scale that the model is taken to have: a check tells if it has another", 1, 16),
+                    int("target-width", "Width of the file, in pixels; goes before outscale", 1, 16384),
+                    int("target-height", "Height of the file, in pixels; goes before outscale", 1, 16384),
+                ],
             ),
             Self::Framerate => (frameratetune::properties(), vec![]),
-            Self::Output => {
-                let texts = ["container", "encoder", "folder"];
-                (vec![], texts.map(|name| glib::ParamSpecString::builder(name).build()).into())
-            }
+            Self::Output => (
+                vec![],
+                vec![
+                    text("container", "mp4, mkv, webm or mov (unset = mp4)"),
+                    text(
+                        "encoder",
+                        "Elements between raw video and the muxer, as gst-launch-1.0 has them (unset = the best that is installed)",
+                    ),
+                    text("folder", "Where files are written (unset = out beside the file)"),
+                ],
+            ),
         };
         let is_key = |spec: &glib::ParamSpec| {
             spec.flags().contains(glib::ParamFlags::WRITABLE) && !NO_KEYS.contains(&spec.name())
@@ -129,6 +142,34 @@ impl Unit {
 }
 
 impl Key {
+    /// What it is, in words.
+    pub fn about(&self) -> String {
+        let blurb = self.spec.blurb().unwrap_or_default();
+        if self.unit == Unit::Seconds { blurb.replacen("Nanoseconds", "Seconds", 1) } else { blurb.into() }
+    }
+
+    /// What its value is, in words: "seconds", "karras, ays".
+    pub fn kind(&self) -> String {
+        let kind = match (self.unit, self.spec.value_type()) {
+            (Unit::Seconds, _) => "seconds",
+            (Unit::Bytes, _) => "bytes, or a text with a unit: 12GB, 8 GiB",
+            (Unit::Path, _) => "a path, relative to the file",
+            (Unit::Plain, glib::Type::STRING) => "a text",
+            (Unit::Plain, glib::Type::BOOL) => "true or false",
+            (Unit::Plain, glib::Type::F64) => "a number",
+            (Unit::Plain, of) if of == gst::Fraction::static_type() => "a rate: 25, 12.5, 30000/1001",
+            (Unit::Plain, of) if of == gst::Array::static_type() => "a list of numbers",
+            (Unit::Plain, of) => match glib::EnumClass::with_type(of) {
+                Some(class) => {
+                    let nicks: Vec<_> = class.values().iter().map(|value| value.nick()).collect();
+                    return nicks.join(", ");
+                }
+                None => "a whole number",
+            },
+        };
+        kind.into()
+    }
+
     /// What stands in a file for the property's value, wherever the file is: the opposite of [`read`](Self::read).
     pub fn print(&self, value: &Json) -> Json {
         match (self.unit, value) {
@@ -218,7 +259,7 @@ fn bytes(value: &Json) -> Option<u64> {
 fn rate(value: &Json) -> Option<Json> {
     let number = value.as_f64().filter(|_| !value.is_i64())?;
     let ntsc = (number * 1.001).round();
-    let rate = if number.fract() != 0.0 && (ntsc / 1.001 - number).abs() < 0.005 {
+    let rate = if number.fract() != 0.0 && ntsc < 1e6 && (ntsc / 1.001 - number).abs() < 0.005 {
         gst::Fraction::new(ntsc as i32 * 1000, 1001)
     } else {
         gst::Fraction::approximate_f64(number)?
@@ -257,6 +298,7 @@ mod tests {
             (Section::Video, "fps", json!(29.97), json!("30000/1001")),
             (Section::Video, "fps", json!(23.976), json!("24000/1001")),
             (Section::Video, "fps", json!(12.5), json!("25/2")),
+            (Section::Video, "fps", json!(3_000_000.5), json!("6000001/2")),
             (Section::Video, "fps", json!("30000/1001"), json!("30000/1001")),
             (Section::Video, "duration", json!(2.5), json!(2_500_000_000u64)),
             (Section::Video, "max_memory", json!("12GB"), json!(12_000_000_000u64)),

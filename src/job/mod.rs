@@ -3,6 +3,7 @@
 
 mod check;
 mod line;
+mod manual;
 mod page;
 mod probe;
 mod render;
@@ -12,6 +13,7 @@ mod sweep;
 
 pub use check::{check, file_name, folder_of};
 pub use line::{CONTAINER, Line};
+pub use manual::manual;
 pub use render::{Job, Outcome, Told};
 pub use report::{Advice, Estimate, Level, Report, Value, gigabytes, time};
 pub use store::MANIFEST;

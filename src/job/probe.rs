@@ -13,7 +13,7 @@ use crate::engine::rife;
 use crate::engine::worker::Cancel;
 
 /// How often a speed is measured.
-const RUNS: usize = 3;
+const RUNS: usize = 5;
 
 /// The seconds that an upscaling network takes for a pixel, measured with a small picture.
 pub fn seconds_per_pixel(file: ModelFile, device: Device) -> Option<f64> {

@@ -81,6 +81,9 @@ impl Store {
     /// In words, if it can't be written to, another job uses it, or its manifest is no manifest.
     pub fn open(folder: &Path) -> Result<Self, String> {
         let wrong = |path: &Path, err: io::Error| format!("{}: {err}", path.display());
+        if folder.is_file() {
+            return Err(format!("{}: it is a file: name a folder", folder.display()));
+        }
         fs::create_dir_all(folder).map_err(|err| wrong(folder, err))?;
         let path = folder.join(LOCK);
         let lock = File::create(&path).map_err(|err| wrong(&path, err))?;

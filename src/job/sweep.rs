@@ -105,10 +105,14 @@ impl std::str::FromStr for Over {
         if values.len() < 2 {
             return Err(format!("one value is nothing to compare: {usage}; --set is for one"));
         }
-        if values.iter().collect::<BTreeSet<_>>().len() < values.len() {
+        let over = Self { key: key.trim().into(), values };
+        let mut numbers = over.numbers().unwrap_or_default();
+        numbers.sort_by(f64::total_cmp);
+        let is_twice = numbers.windows(2).any(|pair| pair[0] == pair[1]);
+        if is_twice || over.values.iter().collect::<BTreeSet<_>>().len() < over.values.len() {
             return Err("a value is there twice".into());
         }
-        Ok(Self { key: key.trim().into(), values })
+        Ok(over)
     }
 }
 
@@ -590,6 +594,7 @@ mod tests {
             ("video.fps=12", "one value is nothing to compare"),
             ("video.fps=12,", "a value is missing"),
             ("video.fps=12,16,12", "a value is there twice"),
+            ("video.fps=12,25/1,12.0", "a value is there twice"),
         ] {
             assert!(over(text).unwrap_err().contains(part), "{text}");
         }
