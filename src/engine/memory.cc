@@ -11,6 +11,7 @@
 #include <list>
 #include <mutex>
 #include <new>
+#include <unordered_map>
 
 #include <sys/mman.h>
 
@@ -21,18 +22,30 @@
 
 namespace {
 
-// Every block begins with a line of its own, which knows its size. 64 bytes are libtorch's alignment.
+// libtorch's alignment.
 constexpr size_t LINE = 64;
 // Smaller blocks are glibc's business.
 constexpr size_t LARGE = size_t{1} << 20;
 // Large blocks are whole pages.
 constexpr size_t PAGE = 4096;
 
-struct Header {
-    size_t asked;
-    size_t taken;
+struct Block {
+    void* data = nullptr;
+    size_t size = 0;
+
+    void drop() const {
+        if (size < LARGE) {
+            std::free(data);
+        } else {
+            munmap(data, size);
+        }
+    }
 };
-static_assert(sizeof(Header) <= LINE);
+
+struct Given {
+    size_t asked;
+    Block block;
+};
 
 class HostAllocator final : public c10::Allocator {
 public:
@@ -44,6 +57,14 @@ public:
     c10::DeleterFnPtr raw_deleter() const override { return &give; }
 
     void copy_data(void* to, const void* from, size_t count) const override { default_copy_data(to, from, count); }
+
+    // Takes the place of the allocator that is there.
+    void install() {
+        before = c10::GetCPUAllocator();
+        // Who sees this allocator sees all of it, whatever the processor.
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        c10::SetCPUAllocator(this, 1);
+    }
 
     void release_cached() {
         const std::lock_guard<std::mutex> lock(mutex);
@@ -63,31 +84,46 @@ public:
 private:
     // The peak since nothing was kept any more, whoever has reset the one that is told.
     std::atomic<uint64_t> usual{0};
+    // Whose the blocks are that are freed here and were not given here: libtorch frees oneDNN's memory, which any
+    // convolution may have, with the allocator that is there at that time, and not with the one that it came from.
+    c10::Allocator* before = nullptr;
+    // All that is in use. A lock of its own: to give memory back to the system may take long.
+    std::mutex given_mutex;
+    std::unordered_map<void*, Given> given;
     std::mutex mutex;
     // The oldest first.
-    std::list<void*> freed;
-
-    static size_t size_of(void* block) { return static_cast<Header*>(block)->taken; }
+    std::list<Block> freed;
 
     // With the mutex held.
     void drop_oldest() {
-        void* const block = freed.front();
+        const Block block = freed.front();
         freed.pop_front();
-        cached -= size_of(block);
-        munmap(block, size_of(block));
+        cached -= block.size;
+        block.drop();
     }
 
     void* take(size_t asked) {
         const uint64_t now = current.fetch_add(asked) + asked;
-        void* block = now > limit ? nullptr : find(asked);
-        if (block == nullptr) {
+        const Block block = now > limit ? Block{} : find(asked);
+        if (block.data == nullptr || !note({asked, block})) {
             current -= asked;
             TORCH_CHECK_WITH(OutOfMemoryError, false, "CPU out of memory: a tensor of ", asked, " bytes does not fit");
         }
         raise(peak, now);
         raise(usual, now);
-        static_cast<Header*>(block)->asked = asked;
-        return static_cast<char*>(block) + LINE;
+        return block.data;
+    }
+
+    // False, and the block is gone, where there is no memory to note it in.
+    bool note(const Given& entry) {
+        try {
+            const std::lock_guard<std::mutex> lock(given_mutex);
+            given.emplace(entry.block.data, entry);
+            return true;
+        } catch (const std::bad_alloc&) {
+            entry.block.drop();
+            return false;
+        }
     }
 
     static void raise(std::atomic<uint64_t>& most, uint64_t now) {
@@ -96,24 +132,20 @@ private:
         }
     }
 
-    void* find(size_t asked) {
-        const size_t needed = asked + LINE;
-        if (needed < asked) {
-            return nullptr;
+    Block find(size_t asked) {
+        if (asked < LARGE) {
+            void* data = nullptr;
+            return posix_memalign(&data, LINE, asked) == 0 ? Block{data, asked} : Block{};
         }
-        if (needed < LARGE) {
-            void* block = nullptr;
-            if (posix_memalign(&block, LINE, needed) == 0) {
-                static_cast<Header*>(block)->taken = needed;
-            }
-            return block;
+        const size_t size = (asked + PAGE - 1) / PAGE * PAGE;
+        if (size < asked) {
+            return {};
         }
-        if (void* block = reuse(needed)) {
-            return block;
+        Block block = reuse(asked);
+        if (block.data == nullptr) {
+            block = map(size);
         }
-        const size_t size = (needed + PAGE - 1) / PAGE * PAGE;
-        void* block = map(size);
-        if (block == nullptr) {
+        if (block.data == nullptr) {
             release_cached();
             block = map(size);
         }
@@ -121,51 +153,57 @@ private:
     }
 
     // The smallest block that does, if it is larger by a quarter at most: else memory would be lost in it.
-    void* reuse(size_t needed) {
+    Block reuse(size_t asked) {
         const std::lock_guard<std::mutex> lock(mutex);
         auto best = freed.end();
         for (auto it = freed.begin(); it != freed.end(); ++it) {
-            const size_t size = size_of(*it);
-            if (size >= needed && size <= needed + needed / 4 && (best == freed.end() || size <= size_of(*best))) {
+            if (it->size >= asked && it->size <= asked + asked / 4 && (best == freed.end() || it->size <= best->size)) {
                 best = it;
             }
         }
         if (best == freed.end()) {
-            return nullptr;
+            return {};
         }
-        void* block = *best;
-        cached -= size_of(block);
+        const Block block = *best;
+        cached -= block.size;
         freed.erase(best);
         return block;
     }
 
     // Straight from the system, and not from glibc, which would learn to take blocks of this size from its heaps. No huge
     // pages: on virtual machines clearing them took twice as long.
-    static void* map(size_t size) {
-        void* block = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (block == MAP_FAILED) {
-            return nullptr;
-        }
-        static_cast<Header*>(block)->taken = size;
-        return block;
+    static Block map(size_t size) {
+        void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return data == MAP_FAILED ? Block{} : Block{data, size};
     }
 
     static void give(void* data);
 
-    void keep(void* block) {
-        const size_t size = size_of(block);
-        if (size < LARGE) {
-            std::free(block);
+    void give_back(void* data) {
+        std::unique_lock<std::mutex> lock(given_mutex);
+        const auto entry = given.extract(data);
+        lock.unlock();
+        if (entry.empty()) {
+            before->raw_deallocate(data);
+            return;
+        }
+        current -= entry.mapped().asked;
+        keep(entry.mapped().block);
+    }
+
+    void keep(const Block& block) {
+        if (block.size < LARGE) {
+            block.drop();
             return;
         }
         const std::lock_guard<std::mutex> lock(mutex);
         try {
             freed.push_back(block);
         } catch (const std::bad_alloc&) {
-            munmap(block, size);
+            block.drop();
             return;
         }
-        cached += size;
+        cached += block.size;
         // Not much more than is in use at the peak anyway.
         while (!freed.empty() && cached + current > usual + usual / 2) {
             drop_oldest();
@@ -180,12 +218,9 @@ HostAllocator& host() {
 }
 
 void HostAllocator::give(void* data) {
-    if (data == nullptr) {
-        return;
+    if (data != nullptr) {
+        host().give_back(data);
     }
-    void* block = static_cast<char*>(data) - LINE;
-    host().current -= static_cast<Header*>(block)->asked;
-    host().keep(block);
 }
 
 // CUDA's allocator; an exception where libtorch's CUDA half has not been loaded.
@@ -213,7 +248,7 @@ Answer quietly(Work work, Answer otherwise) noexcept {
 extern "C" {
 
 void torchvideo_memory_install() noexcept {
-    quietly([] { c10::SetCPUAllocator(&host(), 1); return 0; }, 0);
+    quietly([] { host().install(); return 0; }, 0);
 }
 
 uint64_t torchvideo_memory_current(int device) noexcept {

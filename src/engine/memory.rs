@@ -18,13 +18,12 @@ pub struct Usage {
     pub peak: u64,
 }
 
-/// Puts the CPU's allocator in. Tensors that are there already stay where they are, uncounted. Must come before other
-/// threads use libtorch; more than once does nothing.
+/// Puts the CPU's allocator in. Tensors that are there already stay where they are, uncounted; other threads may be at
+/// work with libtorch meanwhile. More than once does nothing.
 pub fn install() {
     static ONCE: Once = Once::new();
-    // SAFETY: hands libtorch an allocator that is never freed. libtorch asks that no other thread allocate meanwhile: a
-    // convolution under way on another thread may free with another allocator than it got its memory from. So every
-    // model that is loaded puts it in first.
+    // SAFETY: hands libtorch an allocator that is never freed. Another thread sees this one or the one before, and this
+    // one knows whose a block is.
     ONCE.call_once(|| unsafe { torchvideo_memory_install() });
 }
 
