@@ -84,6 +84,16 @@ pub enum Error {
     Torch(String),
 }
 
+/// What libtorch says where the memory does not suffice. CUDA's libraries have words of their own; and cuDNN's
+/// convolutions try one way after the other, and say at the end that there was none, where each wanted too much.
+const OUT_OF_MEMORY: [&str; 5] = [
+    "out of memory",
+    "can't allocate memory",
+    "STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "unable to find an engine to execute this computation",
+];
+
 impl Error {
     /// A parameter's error.
     pub fn param(name: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
@@ -104,7 +114,7 @@ impl Error {
     pub fn torch(message: &str) -> Self {
         // Behind its first line libtorch prints a C++ stack.
         let line = message.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown error").trim();
-        if message.contains("out of memory") || message.contains("can't allocate memory") {
+        if OUT_OF_MEMORY.iter().any(|said| message.contains(said)) {
             Self::OutOfMemory(line.into())
         } else {
             Self::Torch(line.into())
@@ -118,5 +128,28 @@ impl From<tch::TchError> for Error {
             tch::TchError::Torch(message) => Self::torch(&message),
             other => Self::Torch(other.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_does_not_suffice_is_told_apart() {
+        for said in [
+            "CUDA out of memory. Tried to allocate 2.00 GiB.\nException raised from malloc at CUDACachingAllocator.cpp:1",
+            "CUDA error: out of memory",
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "GET was unable to find an engine to execute this computation",
+            "[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.",
+        ] {
+            let err = Error::torch(said);
+            assert!(matches!(&err, Error::OutOfMemory(line) if !line.contains('\n')), "{err}");
+        }
+        let err = Error::torch("\nCUDA error: invalid configuration argument\nmore");
+        assert!(matches!(&err, Error::Torch(line) if line == "CUDA error: invalid configuration argument"), "{err}");
     }
 }
