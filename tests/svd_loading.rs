@@ -832,7 +832,7 @@ fn hashes_are_those_that_sha256sum_says() {
             ),
             (
                 "vae/diffusion_pytorch_model.safetensors",
-                "a02b5d3b9151db8c9897f65f332ebaa59170b8d3e1e518f9767bd90532aa1ffc",
+                "7ccd2c9349d9e0fa77c952c6273c3757d175ceadefe153c946f838875fab3ecf",
             ),
         ]
         .map(|(name, hash)| (name.to_owned(), hash.to_owned())),

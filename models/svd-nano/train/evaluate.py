@@ -109,7 +109,7 @@ def lpips_metric():
 def reconstruct(model, key):
     pixels = torch.from_numpy(key).permute(2, 0, 1)[None].float().div(127.5).sub(1).to(model.device)
     vae = model.pipeline.vae
-    return model.frames(vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor)[0]
+    return model.frames(vae.encode(pixels).latent_dist.mode())[0]
 
 
 def rounded(value):
@@ -134,7 +134,7 @@ def main(root, folder, quick):
         measured["pictures"][name] = row
         print(f"{name:12s}", *(f"{k} {v:.2f}" for k, v in row.items()), flush=True)
     key, base = model.keyframe(pictures["flower"]), model.settings
-    ends = lambda **changes: model.frames(model.latents(key, **changes)[[0, -1]])
+    ends = lambda **changes: model.frames(model.latents(key, **changes))[[0, -1]]
     usual = ends()
     for bucket in BUCKETS:
         same = bucket == base["motion_bucket_id"]

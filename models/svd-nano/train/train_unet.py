@@ -122,7 +122,7 @@ def window(levels, rng, width, height):
 
 
 def example(pyramids, code, rng, width, height):
-    """One clip: x0 (FRAMES, 10, h, w), keyframe's latents (10, h, w), ids (fps - 1, bucket, noise)."""
+    """One clip: x0 (FRAMES, 10, h, w), keyframe's latents (10, h, w), ids (fps - 1, bucket, noise), pixels (FRAMES, 3, height, width)."""
     source = None
     while source is None:
         source = window(pyramids[rng.integers(len(pyramids))], rng, width, height)
@@ -136,7 +136,7 @@ def example(pyramids, code, rng, width, height):
     small = torch.from_numpy(small).permute(2, 0, 1) * (MOTION_GAIN / FACTOR)
     steps = torch.linspace(0, 1, FRAMES).view(-1, 1, 1, 1)
     cond = torch.cat([content[-1], torch.zeros_like(small)])
-    return torch.cat([content[:FRAMES], steps * small], 1), cond, torch.tensor([fps - 1, bucket, aug])
+    return torch.cat([content[:FRAMES], steps * small], 1), cond, torch.tensor([fps - 1, bucket, aug]), frames
 
 
 def noise_levels(rng, count, share):
@@ -196,7 +196,7 @@ def main(root, minutes):
         (width, height), count, _ = sizes[rng.choice(len(sizes), p=[s[2] for s in sizes])]
         count *= run.scale
         examples = [example(pyramids, code, rng, width, height) for _ in range(count)]
-        x0, cond, ids = (torch.stack(t).to(run.name) for t in zip(*examples))
+        x0, cond, ids = (torch.stack(t).to(run.name) for t in list(zip(*examples))[:3])
         for_motion = (width, height) == SMALL
         level = noise_levels(rng, count, 0.2 if for_motion else 0.8).to(run.name)
         sigma = level.view(-1, 1, 1, 1, 1)
