@@ -15,7 +15,7 @@ use super::vae::Vae;
 use crate::engine::cache::{Cache, Stamp};
 use crate::engine::weights::{LoadProgress, Scope, Weights};
 use crate::engine::worker::{Cancel, Worker};
-use crate::engine::{Error, Result, memory};
+use crate::engine::{Error, Result, memory, threads};
 
 /// A place for a network, which may be empty.
 pub(super) struct Slot<T> {
@@ -192,13 +192,33 @@ impl Model {
 
     /// The worker that owns the model of `source` on `device` in `kind`; loads it in the background, if nobody has.
     pub fn shared(source: &Source, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+        Self::worker(source, device, kind, false)
+    }
+
+    /// The same; it computes where other threads leave the processor to it, from now on and for all that share it.
+    pub fn shared_giving_way(source: &Source, device: Device, kind: Kind) -> Arc<Worker<Self>> {
+        Self::worker(source, device, kind, true)
+    }
+
+    fn worker(source: &Source, device: Device, kind: Kind, gives_way: bool) -> Arc<Worker<Self>> {
         static MODELS: Cache<Model> = Cache::new();
-        MODELS.get(source.key(device, kind), || {
+        let worker = MODELS.get(source.key(device, kind), || {
             let source = source.clone();
             Worker::spawn("torchvideo-svd", move |loading| {
+                if gives_way {
+                    threads::give_way();
+                }
                 Self::from_source(&source, device, kind, &loading.cancel, &loading.progress)
             })
-        })
+        });
+        if gives_way {
+            // Perhaps it was there.
+            drop(worker.submit(|_| {
+                threads::give_way();
+                Ok(())
+            }));
+        }
+        worker
     }
 }
 
