@@ -49,9 +49,9 @@ pub struct Key {
     unit: Unit,
 }
 
-/// Properties that are no keys: what they say is told in other ways.
-const NO_KEYS: [&str; 9] =
-    ["name", "parent", "qos", "config", "scene-id", "preset", "location", "keyframe", "provenance"];
+/// Properties that are no keys: what they say is told in other ways, or there is nothing live about a file.
+const NO_KEYS: [&str; 11] =
+    ["name", "parent", "qos", "config", "scene-id", "preset", "location", "keyframe", "provenance", "is-live", "idle"];
 
 /// The containers that a video can be written to, and what writes them.
 pub const CONTAINERS: [(&str, &str); 4] =

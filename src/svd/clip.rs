@@ -177,6 +177,12 @@ impl Clip {
         }
     }
 
+    /// What has become of the clip. `None` while it is made.
+    pub fn outcome(&self) -> Option<Outcome> {
+        let has_ended = !matches!(*self.shared.stage.lock().unwrap(), Stage::Making);
+        has_ended.then(|| self.wait())
+    }
+
     /// The next frame of a clip that is made. `None` after the last.
     pub fn next(&self) -> Option<Frame> {
         match &mut *self.shared.stage.lock().unwrap() {

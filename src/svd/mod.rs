@@ -152,7 +152,7 @@ fn tags(provenance: &Json) -> gst::TagList {
 
 /// Properties that a preset does not keep: it says how clips look, not what they show, how many there are, or what is
 /// kept of them.
-const NO_PRESET: [&str; 10] = [
+const NO_PRESET: [&str; 12] = [
     "name",
     "parent",
     "location",
@@ -160,6 +160,8 @@ const NO_PRESET: [&str; 10] = [
     "num-clips",
     "chain",
     "duration",
+    "is-live",
+    "idle",
     "latents-folder",
     "provenance",
     // Another name of a property that is kept.

@@ -101,7 +101,10 @@ impl Session {
 
         let name = name_of(source.path());
         let closing = Cancel::default();
-        let worker = Model::shared(&source, device, kind);
+        // On a GPU, little is left to the processor.
+        let is_live = settings.value("is-live").and_then(Json::as_bool).unwrap_or(false);
+        let shared = if is_live && device == Device::Cpu { Model::shared_giving_way } else { Model::shared };
+        let worker = shared(&source, device, kind);
         let load = Progress::start(element.downgrade(), "load-model", format!("Loading {name}"), &closing);
         let watch = Watch::over(element, &worker, &name);
         // The first job comes when the model is loaded. If it can't be, the clip's job says why.
@@ -194,6 +197,17 @@ impl Session {
         Some(provenance)
     }
 
+    /// Posts the message that a clip's first frame is about to leave.
+    pub fn shown(&self, number: u64, time: gst::ClockTime) {
+        if let Some(element) = self.element.upgrade() {
+            let message = gst::Structure::builder(format!("{}-shown", factory(&element)))
+                .field("clip", number)
+                .field("running-time", time)
+                .build();
+            post(&element, message);
+        }
+    }
+
     /// The SHA-256 of every file of weights, once they are known; mostly they are long before a clip is made. `None` if
     /// the wait for them was ended by `stop`.
     fn hashes(&self, stop: &dyn Fn() -> bool) -> Option<Json> {
@@ -202,11 +216,13 @@ impl Session {
         let known = loop {
             match &*hashes {
                 Hashes::Known(known) => return Some(known.clone()),
-                Hashes::Awaited(_) if stop() => return None,
                 Hashes::Awaited(reply) => {
-                    if let Some(answer) = reply.wait_for(LOOK) {
+                    let patience = if stop() { Duration::ZERO } else { LOOK };
+                    match reply.wait_for(patience) {
                         // What can't be read any more is not known.
-                        break answer.map_or(Json::Null, |hashes| json!(hashes));
+                        Some(answer) => break answer.map_or(Json::Null, |hashes| json!(hashes)),
+                        None if patience.is_zero() => return None,
+                        None => {}
                     }
                 }
             }

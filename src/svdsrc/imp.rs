@@ -11,143 +11,33 @@ use gst_base::subclass::base_src::CreateSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
 
-use super::layout::{Extent, Layout};
+use super::layout::Extent;
+use super::run::{Before, Pictures, Place, Run, State, Wanted};
 use super::settings;
+use super::showing::Showing;
+use crate::engine::Error;
 use crate::engine::image::Frame;
 use crate::engine::svd::{Params, Summary};
-use crate::engine::{self, Error};
 use crate::errors;
 use crate::svd::clip::{Clip, History, Link, Order, Outcome, Since};
-use crate::svd::keyframe::{self, Keyframe};
+use crate::svd::keyframe::Keyframe;
 use crate::svd::plan::{Plan, label, template};
 use crate::svd::session::Session;
 use crate::svd::settings::Settings;
 use crate::svd::{Presets, frame_buffer, init_preset};
 
-static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
+pub(super) static CAT: LazyLock<gst::DebugCategory> = LazyLock::new(|| {
     gst::DebugCategory::new("svdsrc", gst::DebugColorFlags::empty(), Some("Stable Video Diffusion source"))
 });
 
 /// The element. No lock is held while anything is waited for, posted, pushed or queried. Where two are held, they were
-/// taken in this order: `wanted`, `state`, the clip's stage, and what `Cancel::cancel` takes.
+/// taken in this order: `wanted`, `state`, the clip's stage, and what `Cancel::cancel` takes. `showing` comes before all of
+/// them; it is the streaming thread's alone, which may wait with it locked.
 #[derive(Default)]
 pub struct SvdSrc {
-    wanted: Mutex<Wanted>,
-    state: Mutex<State>,
-}
-
-/// What was set by hand.
-#[derive(Default, Clone)]
-struct Wanted {
-    settings: Settings,
-    keyframe: Option<gst::Sample>,
-    /// How often `location` or `keyframe` was set.
-    picturings: u64,
-}
-
-#[derive(Default)]
-struct State {
-    /// Between `unlock` and `unlock_stop` nothing may wait.
-    is_flushing: bool,
-    /// From the change to PAUSED to the one back to READY.
-    run: Option<Run>,
-}
-
-/// One run of the element.
-struct Run {
-    session: Arc<Session>,
-    /// The last that was possible.
-    plan: Plan,
-    pictures: Pictures,
-    /// What decides how many frames there are.
-    extent: Extent,
-    /// The same, once the frame rate is known.
-    layout: Option<Layout>,
-    info: Option<VideoInfo>,
-    /// The clip whose frames are given out.
-    current: Option<Arc<Clip>>,
-    /// The one after it.
-    ahead: Option<Arc<Clip>>,
-    /// In a chain, what the clip in hand goes on from.
-    last: Option<(Keyframe, Link)>,
-    /// For a clip of a chain that is made again: the clips before it.
-    before: Option<Vec<Before>>,
-    /// Clips that were given out whole.
-    clips: u64,
-    /// Frames that were given out, of all clips.
-    frames: u64,
-    /// The clip that has the seed that was set.
-    seeded: Since,
-    /// The clip that begins with the picture that was set, though it be in a chain.
-    pictured: Since,
-    /// The last picture that there was.
-    keyframe: Option<Keyframe>,
-    /// The last warning about properties; one is enough.
-    warned: String,
-    /// The clip in hand has been told of.
-    is_told: bool,
-    /// An error was posted. One is enough.
-    has_failed: bool,
-}
-
-/// Clips of a chain that differ by their seeds alone.
-struct Before {
-    settings: Settings,
-    /// The last that was possible.
-    plan: Plan,
-    clips: u64,
-}
-
-/// The pictures that a location names, one for each clip.
-#[derive(Clone, Default)]
-struct Pictures {
-    location: String,
-    files: Vec<Keyframe>,
-}
-
-impl Pictures {
-    fn open(location: &str) -> engine::Result<Self> {
-        if location.is_empty() {
-            return Ok(Self::default());
-        }
-        let files = keyframe::files(location)?;
-        let is_one = files.len() == 1;
-        let files = files.into_iter().map(|file| Keyframe::file(file, is_one)).collect();
-        Ok(Self { location: location.into(), files })
-    }
-
-    /// That of a clip; after the last comes the first.
-    fn of(&self, clip: u64) -> Option<Keyframe> {
-        let count = self.files.len() as u64;
-        clip.checked_rem(count).map(|clip| self.files[clip as usize].clone())
-    }
-}
-
-impl Run {
-    /// Where the frame of this number begins. `None` before the frame rate is known.
-    fn time(&self, frame: u64) -> Option<gst::ClockTime> {
-        self.info.as_ref().and_then(|info| crate::svd::time(frame, info.fps()))
-    }
-
-    /// Frames of all clips. `None` if there is no end.
-    fn total(&self) -> Option<u64> {
-        self.layout?.total
-    }
-}
-
-/// What a clip's order depends on.
-struct Place {
-    wanted: Wanted,
-    session: Arc<Session>,
-    info: VideoInfo,
-    layout: Layout,
-    start: gst::ClockTime,
-    /// The last frame of the clip before it, if it goes on from there.
-    before: Option<(Keyframe, Link)>,
-    /// How many clips after the one that has the seed that was set.
-    after_seed: u64,
-    /// The same of the picture.
-    after_picture: u64,
+    pub(super) wanted: Mutex<Wanted>,
+    pub(super) state: Mutex<State>,
+    pub(super) showing: Mutex<Showing>,
 }
 
 impl SvdSrc {
@@ -157,6 +47,7 @@ impl SvdSrc {
         let obj = self.obj();
         let element = obj.upcast_ref::<gst::Element>();
         let [seeded, pictured] = [wanted.settings.seedings, wanted.picturings].map(Since::the_first);
+        let live = wanted.is_live().then(Default::default);
         let session = Session::open(element, wanted.settings)?;
         let settings = &session.settings;
         let plan = session.plan(settings).map_err(error)?;
@@ -200,6 +91,7 @@ impl SvdSrc {
             warned: String::new(),
             is_told: false,
             has_failed: false,
+            live,
         })
     }
 
@@ -269,7 +161,7 @@ impl SvdSrc {
             session: run.session.clone(),
             info,
             layout,
-            start: run.time(layout.start(number)).unwrap_or_default(),
+            start: run.time(if run.live.is_some() { run.frames } else { layout.start(number) }).unwrap_or_default(),
             before: before.filter(|_| layout.is_chained && after_picture > 0),
             after_seed,
             after_picture,
@@ -277,7 +169,7 @@ impl SvdSrc {
     }
 
     /// What a clip is to be, as the properties are now. What is not possible is left as it was, with a warning.
-    fn order(&self, number: u64) -> Result<Order, gst::FlowError> {
+    pub(super) fn order(&self, number: u64) -> Result<Order, gst::FlowError> {
         let Place { wanted, session, info, layout, start, before, after_seed, after_picture } = self.place(number)?;
         let obj = self.obj();
         let element = obj.upcast_ref::<gst::Element>();
@@ -345,17 +237,30 @@ impl SvdSrc {
             (run.session.clone(), run.clips)
         };
         let stop = || self.state.lock().unwrap().is_flushing;
-        let provenance = session.tell(&clip.order, number, summary, &stop).ok_or(gst::FlowError::Flushing)?;
+        self.tell_of(&session, clip, number, summary, &stop).ok_or(gst::FlowError::Flushing)?;
         if let Some(run) = &mut self.state.lock().unwrap().run {
             run.is_told = true;
         }
+        Ok(())
+    }
+
+    /// Tells of a clip. `None` if `stop` ended the wait for what is told.
+    pub(super) fn tell_of(
+        &self,
+        session: &Session,
+        clip: &Clip,
+        number: u64,
+        summary: &Summary,
+        stop: &dyn Fn() -> bool,
+    ) -> Option<()> {
+        let provenance = session.tell(&clip.order, number, summary, stop)?;
         if number == 0 {
             // The base class keeps the event until it has pushed the segment. (Not `send_event`: that takes the state
             // lock, which a state change holds while it waits for this thread.)
             let has_location = matches!(clip.order.keyframe, Keyframe::File(_));
             self.parent_send_event(gst::event::Tag::new(session.tags(provenance, has_location)));
         }
-        Ok(())
+        Some(())
     }
 
     /// The clip in hand was given out whole: on to the next.
@@ -387,7 +292,13 @@ impl SvdSrc {
 
     /// Something was set while the element runs: the next clip is begun anew.
     fn revise(&self) {
-        let ahead = self.state.lock().unwrap().run.as_mut().and_then(|run| run.ahead.take());
+        let ahead = self.state.lock().unwrap().run.as_mut().and_then(|run| {
+            if let Some(live) = &mut run.live {
+                // The streaming thread sees to it.
+                live.changes += 1;
+            }
+            run.ahead.take()
+        });
         if let Some(clip) = ahead {
             clip.interrupt();
         }
@@ -395,7 +306,7 @@ impl SvdSrc {
 
     /// Posts an error and gives what `create` returns then: EOS, because on any other code the base class posts an
     /// error of its own, which says less. Downstream sees EOS either way.
-    fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
+    pub(super) fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
         if let Some(run) = &mut self.state.lock().unwrap().run {
             run.has_failed = true;
         }
@@ -484,7 +395,7 @@ impl ObjectImpl for SvdSrc {
                 wanted.picturings += 1;
             }
             // That it is set says that it counts anew, whatever it was.
-            is_other || pspec.name() == "seed"
+            (is_other || pspec.name() == "seed") && pspec.name() != "idle"
         };
         if is_new {
             self.revise();
@@ -502,7 +413,6 @@ impl ObjectImpl for SvdSrc {
     fn constructed(&self) {
         self.parent_constructed();
         let obj = self.obj();
-        obj.set_live(false);
         obj.set_format(gst::Format::Time);
         obj.set_do_timestamp(false);
         obj.set_automatic_eos(false);
@@ -559,6 +469,7 @@ impl ElementImpl for SvdSrc {
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         if transition == gst::StateChange::ReadyToPaused {
             let wanted = self.wanted.lock().unwrap().clone();
+            self.obj().set_live(wanted.is_live());
             let run = self.prepare(wanted).map_err(|message| {
                 self.post_error_message(message);
                 gst::StateChangeError
@@ -572,6 +483,7 @@ impl ElementImpl for SvdSrc {
             // Whatever is in the making ends by itself.
             let run = self.state.lock().unwrap().run.take();
             drop(run);
+            *self.showing.lock().unwrap() = Showing::default();
         }
         result
     }
@@ -579,13 +491,25 @@ impl ElementImpl for SvdSrc {
 
 impl BaseSrcImpl for SvdSrc {
     fn unlock(&self) -> Result<(), gst::ErrorMessage> {
-        self.state.lock().unwrap().is_flushing = true;
-        self.interrupt();
+        let is_live = {
+            let mut state = self.state.lock().unwrap();
+            state.is_flushing = true;
+            let live = state.run.as_ref().and_then(|run| run.live.as_ref());
+            live.inspect(|live| live.interrupt()).is_some()
+        };
+        // No frame of a live run waits for the clip in the making: it goes on through pauses and flushes.
+        if !is_live {
+            self.interrupt();
+        }
         Ok(())
     }
 
     fn unlock_stop(&self) -> Result<(), gst::ErrorMessage> {
-        self.state.lock().unwrap().is_flushing = false;
+        let mut state = self.state.lock().unwrap();
+        state.is_flushing = false;
+        if let Some(live) = state.run.as_mut().and_then(|run| run.live.as_mut()) {
+            live.stop = Default::default();
+        }
         Ok(())
     }
 
@@ -643,7 +567,11 @@ impl BaseSrcImpl for SvdSrc {
         };
         if is_first {
             let obj = self.obj();
-            let _ = obj.post_message(gst::message::DurationChanged::builder().src(&*obj).build());
+            let _ = if obj.is_live() {
+                obj.post_message(gst::message::Latency::builder().src(&*obj).build())
+            } else {
+                obj.post_message(gst::message::DurationChanged::builder().src(&*obj).build())
+            };
         }
         Ok(())
     }
@@ -670,6 +598,11 @@ impl BaseSrcImpl for SvdSrc {
                 query.set(value);
                 true
             }
+            gst::QueryViewMut::Latency(query) if self.obj().is_live() => {
+                let Some(latency) = self.latency() else { return false };
+                query.set(true, latency, gst::ClockTime::NONE);
+                true
+            }
             _ => BaseSrcImplExt::parent_query(self, query),
         }
     }
@@ -677,6 +610,9 @@ impl BaseSrcImpl for SvdSrc {
 
 impl PushSrcImpl for SvdSrc {
     fn create(&self, _buffer: Option<&mut gst::BufferRef>) -> Result<CreateSuccess, gst::FlowError> {
+        if self.obj().is_live() {
+            return self.create_live().map(CreateSuccess::NewBuffer);
+        }
         loop {
             let clip = self.clip()?;
             match clip.wait() {

@@ -141,9 +141,13 @@ impl Layout {
         self.total.map_or(start, |total| start.min(total))
     }
 
-    /// The frames of clip `clip` that are shown: in a chain, all but the first clip begin with one that has been.
+    /// The frames of clip `clip` that are shown: in a chain, all but the first clip begin with one that has been. A clip
+    /// beyond the last is whole.
     pub fn frames(&self, clip: u64) -> Range<usize> {
         let first = if clip == 0 { self.left_out } else { u64::from(self.is_chained) };
+        if !self.has(clip) {
+            return first as usize..self.num_frames as usize;
+        }
         let count = self.start(clip.saturating_add(1)) - self.start(clip);
         first as usize..(first + count) as usize
     }
@@ -204,7 +208,7 @@ mod tests {
         }
         assert!(Layout::of_frames(1, 2).is_err());
         let layout = Layout::of_frames(25, 50).unwrap();
-        assert_eq!([0, 1, 2].map(|clip| layout.frames(clip)), [0..18, 1..18, 1..16]);
+        assert_eq!([0, 1, 2, 3].map(|clip| layout.frames(clip)), [0..18, 1..18, 1..16, 1..18]);
     }
 
     #[test]

@@ -23,6 +23,14 @@
  * comment, JSON that makes the whole run again. With a `latents-folder`, a clip that was denoised before the process
  * ended is only decoded.
  *
+ * With `is-live`, frames come by the clock, whatever is made, at a time of `n` / rate of the pipeline's running time each:
+ * first the keyframe, fitted to the clip, until there is one; then the newest clip, once and, as `idle` says, again,
+ * while the next one is made. It begins where a clip ends (`svdsrc-shown` tells of it). `num-clips` clips are made, and
+ * one more whenever something is set; a clip in the making is given up then. A clip that can't be made is told in a
+ * warning, and the one before goes on; without one, it is an error. The stream ends when the application sends EOS.
+ * Flushes and pauses do not disturb the making. On the CPU and on Linux, the threads of the model have a niceness of 10
+ * above the process's own.
+ *
  * ## Example pipelines
  *
  * Shows a short clip, made by the small model that comes with the plugin:
@@ -37,15 +45,56 @@
  * gst-launch-1.0 svdsrc location=keyframe.jpg model-path=stable-video-diffusion-img2vid-xt seed=7 ! \
  *     video/x-raw,width=1280,height=720 ! videoconvert ! video/x-raw,format=I420 ! x264enc ! mp4mux ! filesink location=clip.mp4
  * ]|
+ *
+ * Shows clips one after the other in a window, and each again and again until the next is made:
+ *
+ * |[
+ * gst-launch-1.0 svdsrc is-live=true num-clips=0 location=keyframe.jpg ! videoconvert ! autovideosink
+ * ]|
  */
 use glib::prelude::*;
 
 mod imp;
 mod layout;
+mod live;
+mod run;
 mod settings;
+mod showing;
 
 pub use layout::Extent;
 pub use settings::properties;
+
+/// The property `idle`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
+#[repr(i32)]
+#[enum_type(name = "GstSvdIdle")]
+pub enum Idle {
+    /// The clip again.
+    #[default]
+    #[enum_value(name = "Loop: the clip again and again", nick = "loop")]
+    Loop,
+    /// The last frame.
+    #[enum_value(name = "Hold: its last frame", nick = "hold")]
+    Hold,
+    /// Backwards, forwards, and so on.
+    #[enum_value(name = "Pingpong: the clip backwards, forwards, and so on", nick = "pingpong")]
+    Pingpong,
+    /// Nothing.
+    #[enum_value(name = "Black: black frames", nick = "black")]
+    Black,
+}
+
+impl Idle {
+    /// The value that a nick names.
+    fn of(nick: &str) -> Self {
+        match nick {
+            "hold" => Self::Hold,
+            "pingpong" => Self::Pingpong,
+            "black" => Self::Black,
+            _ => Self::Loop,
+        }
+    }
+}
 
 glib::wrapper! {
     /// The element.

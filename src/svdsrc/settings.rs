@@ -3,6 +3,7 @@
 
 use gst::prelude::*;
 
+use super::Idle;
 use crate::svd::settings::{int, shared_properties, string};
 
 /// All properties.
@@ -45,6 +46,19 @@ pub fn properties() -> Vec<glib::ParamSpec> {
                  for, in one clip, or in a chain of clips of num-frames at most",
             )
             .mutable_ready()
+            .build(),
+        glib::ParamSpecBoolean::builder("is-live")
+            .nick("Is live")
+            .blurb(
+                "Whether frames come by the clock, whatever is made: the keyframe until there is a clip, then the newest \
+                 clip, and what idle says while the next is made. There is no end",
+            )
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecEnum::builder::<Idle>("idle")
+            .nick("Idle")
+            .blurb("What a live source shows when a clip was shown to its end and there is no other")
+            .mutable_playing()
             .build(),
     ];
     own.into_iter().chain(shared_properties()).collect()

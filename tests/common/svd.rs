@@ -115,6 +115,18 @@ impl Pipeline {
         &self,
         is_there: impl Fn(&gst::Message) -> bool + Send + Sync + 'static,
     ) -> mpsc::Sender<()> {
+        let (has_reached, release) = self.hold_where(is_there);
+        self.play();
+        has_reached.recv().unwrap();
+        release
+    }
+
+    /// Holds the thread that posts the first message for which `is_there` holds, until the sender is used or dropped; the
+    /// receiver hears when it is there.
+    pub fn hold_where(
+        &self,
+        is_there: impl Fn(&gst::Message) -> bool + Send + Sync + 'static,
+    ) -> (mpsc::Receiver<()>, mpsc::Sender<()>) {
         let (reached, has_reached) = mpsc::channel();
         let (release, is_released) = mpsc::channel::<()>();
         let first = std::sync::Mutex::new(Some((reached, is_released)));
@@ -127,26 +139,27 @@ impl Pipeline {
             }
             gst::BusSyncReply::Pass
         });
-        self.play();
-        has_reached.recv().unwrap();
-        release
+        (has_reached, release)
     }
 
     /// The same, where the making of clip `number`, from 1, has been planned.
     pub fn play_and_hold_at_clip(&self, number: usize) -> mpsc::Sender<()> {
-        self.play_and_hold_where({
-            let planned = std::sync::atomic::AtomicUsize::new(0);
-            move |message| {
-                let MessageView::Element(element) = message.view() else { return false };
-                let is_one = element.structure().is_some_and(|told| told.name().ends_with("-estimate"));
-                is_one && planned.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 == number
-            }
-        })
+        self.play_and_hold_where(plans_clip(number))
     }
 
     /// The same, in the first denoising step.
     pub fn play_and_hold(&self) -> mpsc::Sender<()> {
         self.play_and_hold_at("Denoising step 1 ")
+    }
+}
+
+/// Tells the message that the making of clip `number`, from 1, has been planned.
+pub fn plans_clip(number: usize) -> impl Fn(&gst::Message) -> bool + Send + Sync + 'static {
+    let planned = std::sync::atomic::AtomicUsize::new(0);
+    move |message| {
+        let MessageView::Element(element) = message.view() else { return false };
+        let is_one = element.structure().is_some_and(|told| told.name().ends_with("-estimate"));
+        is_one && planned.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 == number
     }
 }
 
