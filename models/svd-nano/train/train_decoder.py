@@ -159,21 +159,11 @@ def main(root, minutes):
                   f"change off by {change * 127.5:.2f} levels, edges' energy {sharp:.3f}", file=log)
             seen, next_log = [], spent + 5
         if spent > next_save:
-            save(vae, params, ema, root)
+            device.save(vae, params, ema, os.path.join(root, "vae"))
             torch.save({"step": step, "spent": spent, "ema": ema, "optimiser": optimiser.state_dict(),
                         "decoder": decoder.state_dict()}, kept)
             next_save = spent + 60
-    save(vae, params, ema, root)
-
-
-def save(vae, params, weights, root):
-    own = [p.detach().clone() for p in params]
-    with torch.no_grad():
-        for p, w in zip(params, weights):
-            p.copy_(w)
-        vae.save_pretrained(os.path.join(root, "vae"))
-        for p, w in zip(params, own):
-            p.copy_(w)
+    device.save(vae, params, ema, os.path.join(root, "vae"))
 
 
 if __name__ == "__main__":

@@ -240,21 +240,11 @@ def main(root, minutes):
             means += f" warp {warp[0] / warp[1]:.3f}"
             print(f"{spent:6.0f}s step {step} lr {lr:.1e} loss {loss.item():.4f} {means}", file=log)
         if spent > next_save:
-            save(unet, params, ema, root)
+            device.save(unet, params, ema, os.path.join(root, "unet"))
             torch.save({"step": step, "spent": spent, "ema": ema, "optimiser": optimiser.state_dict(),
                         "unet": unet.state_dict()}, kept)
             next_save += 180
-    save(unet, params, ema, root)
-
-
-def save(unet, params, weights, root):
-    own = [p.detach().clone() for p in params]
-    with torch.no_grad():
-        for p, w in zip(params, weights):
-            p.copy_(w)
-        unet.save_pretrained(os.path.join(root, "unet"))
-        for p, w in zip(params, own):
-            p.copy_(w)
+    device.save(unet, params, ema, os.path.join(root, "unet"))
 
 
 if __name__ == "__main__":
