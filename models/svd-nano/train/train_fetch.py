@@ -16,6 +16,7 @@ import torch
 import data
 import latent_code
 import motion
+import network
 from latent_code import CONTENT, FACTOR, LATENTS, MOTION
 from network import CLEAN, EDGE, EDGE_SIZE, EDGES, GATE_SIZE, GATES, KEY, LARGE, PLANES, WIDTHS, handed, signal
 
