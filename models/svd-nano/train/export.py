@@ -19,7 +19,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 import data
 import latent_code
 from latent_code import CONTENT, FACTOR, LATENTS
-from train_unet import EMBEDDING
+from network import EMBEDDING
 
 SCHEDULER = dict(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,

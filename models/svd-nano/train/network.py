@@ -22,10 +22,10 @@ import torch
 from diffusers import UNetSpatioTemporalConditionModel
 
 import motion
-from latent_code import CONTENT, LATENTS, MOTION, MOTION_GAIN
+from latent_code import CONTENT, FACTOR, LATENTS, MOTION, MOTION_GAIN
 
 EMBEDDING = 64      # width of the image embedding, which is always zero (export.py)
-WIDTHS = [96, 96, 96, 96]
+WIDTHS = [96, 96, 96]
 TIME = 128          # of the embedding's numbers, the first ones know the noise level only
 C = 32.0            # the constant companion
 FIRST = 16.0        # the last norm's companion at a = 20 or b = 20
@@ -55,27 +55,6 @@ def build():
         addition_time_embed_dim=EMBEDDING, projection_class_embeddings_input_dim=3 * EMBEDDING)
 
 
-def frame_wise(unet):
-    """The blocks of the largest level, and the last of the second, whose temporal halves are exact identities."""
-    return list(unet.down_blocks[0].resnets) + list(unet.up_blocks[-2].resnets) + list(unet.up_blocks[-1].resnets)
-
-
-def over_time(conv, x):
-    """A convolution over frames only, as one of two dimensions: the same, and eight times as fast on a CPU."""
-    clips, channels, frames, height, width = x.shape
-    y = torch.nn.functional.conv2d(x.reshape(clips, channels, frames, height * width), conv.weight[..., 0], conv.bias, padding=(1, 0))
-    return y.view(clips, -1, frames, height, width)
-
-
-def quicken(unet):
-    """Lets a training pass over what has no effect, and take the quicker of two ways."""
-    for block in frame_wise(unet):
-        block.forward = lambda x, time, image_only_indicator, block=block: block.spatial_res_block(x, time)
-    for module in unet.modules():
-        if isinstance(module, torch.nn.Conv3d):
-            module.forward = lambda x, conv=module: over_time(conv, x)
-
-
 def signal(group):
     return 3 * group
 
@@ -101,9 +80,7 @@ def set_pairs(unet):
     and (after the second block) the pan and the companions as they are, which become pairs on the largest level.
     """
     blocks = [r.spatial_res_block for r in unet.up_blocks[-2].resnets]
-    for resnet, block in zip(unet.up_blocks[-2].resnets, blocks):
-        resnet.temporal_res_block.conv2.weight.zero_()
-        resnet.temporal_res_block.conv2.bias.zero_()
+    for block in blocks:
         for layer in (block.conv1, block.conv2, block.time_emb_proj, block.conv_shortcut):
             layer.weight.zero_()
             layer.bias.zero_()
@@ -152,16 +129,15 @@ def wanted_gains(sigma):
 @torch.no_grad()
 def start(unet):
     """Sets everything of the largest level but what `train_unet.py` trains; then `fit_gains` is to be called."""
-    generator = torch.Generator().manual_seed(5)
-    noise = lambda *shape: torch.randn(shape, generator=generator)
+    # Nothing is added to anything, but where it is set below.
     for name, module in unet.named_modules():
-        if name.endswith(("conv2", "proj_out")):
-            module.weight.mul_(0.3)
-    for block in frame_wise(unet):
-        block.temporal_res_block.conv2.weight.zero_()
-        block.temporal_res_block.conv2.bias.zero_()
+        if name.endswith(("conv2", "proj_out", "to_out.0", "net.2", "ff_in.net.2")):
+            module.weight.zero_()
+            module.bias.zero_()
     unet.add_embedding.linear_2.weight[:TIME] = 0
     unet.add_embedding.linear_2.bias[:TIME] = 0
+    unet.time_embedding.linear_2.weight[TIME:] = 0
+    unet.time_embedding.linear_2.bias[TIME:] = 0
 
     conv = unet.conv_in
     conv.weight.zero_()
@@ -184,8 +160,9 @@ def start(unet):
     block.conv2.bias.zero_()
     one = torch.nn.functional.silu(torch.tensor(0.5 * 2 ** 0.5 + 0.3)).item()  # what the constant is after norm and silu
     far = FAR
-    block.norm2.weight.fill_(2 ** 0.5 / 3 * far)
-    block.norm2.bias.fill_(-2 / 3 * far)
+    # (c - B, -c - B, 2 B): the mean is 0 at the edges and elsewhere, whatever the frame's size.
+    block.norm2.weight.fill_(2 ** 0.5 * far)
+    block.norm2.bias.zero_()
     sides = [(1, 2), (1, 0), (2, 1), (0, 1)]  # taps that see beyond the edge: right, left, bottom, top
     for number in range(4 * EDGES):
         k, (row, column) = number // 4, sides[number % 4]
@@ -196,6 +173,9 @@ def start(unet):
             block.conv1.weight[hidden, signal(KEY + k) + 2, row, column] = -far / one
             block.conv1.bias[hidden] = -far
             block.conv2.weight[signal(EDGE + number // 2) + number % 2, hidden, 1, 1] = sign
+        third = block.conv1.weight[signal(number) + 2, signal(KEY + k) + 2]
+        third[1, 1], third[row, column] = -2 * far / one, 2 * far / one
+        block.conv1.bias[signal(number) + 2] = 2 * far
 
     first, second = (r.spatial_res_block for r in unet.up_blocks[-1].resnets)
     for block in (first, second):
@@ -243,6 +223,151 @@ def start(unet):
         size = 8 * MOST if k < CONTENT else 8 * MOST * MOTION_GAIN
         for group, sign in ((CLEAN + k, -1), (NOISY_LAST + k, 1)):
             out.weight[k, signal(group), 1, 1], out.weight[k, signal(group) + 1, 1, 1] = sign * size, -sign * size
+
+
+SMALLEST = 1e4      # how much the mean motion is enlarged before its direction is taken
+TOKEN = 100.0       # the constant beside which a layer norm leaves numbers as they are
+TINY = 0.005        # numbers that are multiplied, beside companions of 1
+REST = 0.2          # reach / FARTHEST + REST and
+LEAD = 0.3          # frame / 13 + LEAD divide 1 for companions; what is too much is taken off again
+
+
+def as_is(norm, channels, size=1.0):
+    """A norm over (s, -s, K) leaves the signals of these channels as they are, and K is 1."""
+    for k in range(channels):
+        norm.weight[k], norm.bias[k] = (2 ** 0.5 / 3 * LARGE * size, LARGE / 3 * size) if k % 3 < 2 else (0, 1)
+
+
+@torch.no_grad()
+def set_pan(unet):
+    """Sets the smaller levels: the direction of the noisy motion's mean, times how far the bucket, the rate and the frame say.
+
+    The mean over the frame and over all frames is attention whose queries are 0; a group norm over (x, -x, y, -y) leaves the
+    direction alone. Calls for `fit_reach` and `fit_frames`.
+    """
+    for level, block in enumerate(unet.down_blocks[:-1]):
+        conv = block.downsamplers[0].conv
+        conv.weight.zero_()
+        conv.bias.zero_()
+        conv.bias[2:12:3] = LARGE
+        for k in range(MOTION):
+            source = signal(NOISY + CONTENT + k) if level == 0 else signal(k)
+            for off in (0, 1):
+                conv.weight[signal(k) + off, source + off, 1:, 1:] = 0.25
+    mean = unet.down_blocks[-1].attentions[0]
+    as_is(mean.norm, 12)
+    mean.proj_in.weight.zero_()
+    mean.proj_in.bias.zero_()
+    mean.proj_in.bias[-2], mean.proj_in.bias[-1] = TOKEN, -TOKEN
+    for n, channel in enumerate((0, 1, 3, 4)):
+        mean.proj_in.weight[n, channel] = 1
+    width = len(mean.proj_in.bias)
+    for block, source, target in ((mean.transformer_blocks[0], 0, 8), (mean.temporal_transformer_blocks[0], 8, 20)):
+        attention = block.attn1
+        for layer in (attention.to_q, attention.to_k, attention.to_v):
+            layer.weight.zero_()
+        for n in range(4):
+            attention.to_v.weight[n, source + n] = 1
+            attention.to_out[0].weight[target + n, n] = TOKEN * (2 / width) ** 0.5
+    mean.time_mixer.mix_factor.fill_(-30)  # the temporal half alone
+    for n in range(4):
+        mean.proj_out.weight[12 + n, 20 + n] = SMALLEST
+    mean.proj_out.weight[6, 16] = mean.proj_out.weight[7, 17] = 1
+
+    turn, reach = (r.spatial_res_block for r in unet.up_blocks[0].resnets)
+    for block in (turn, reach):
+        for layer in (block.conv1, block.conv2, block.time_emb_proj, block.conv_shortcut):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        block.norm2.weight.fill_(2 ** 0.5 / 3 / TINY)
+        block.norm2.bias.fill_(1 / 3 / TINY)
+        block.conv1.bias[2::3] = 1
+    turn.norm1.weight.fill_(3 ** -0.5)
+    turn.norm1.bias.zero_()
+    as_is(reach.norm1, 12)
+    turn.conv_shortcut.bias[2:12:3] = LARGE
+    turn.conv_shortcut.weight[6, 6] = turn.conv_shortcut.weight[7, 7] = 1
+    turn.conv1.bias[[2, 5]] = 0  # of the companions that `fit_reach` sets
+    reach.conv1.bias[[2, 5]] = 0
+    for k in range(MOTION):
+        for half in (0, 1):  # with a companion, and with 1
+            for off, sign in ((0, 1), (1, -1)):
+                hidden = 3 * (k + MOTION * half) + off
+                turn.conv1.weight[hidden, 12 + 2 * k, 1, 1], turn.conv1.weight[hidden, 13 + 2 * k, 1, 1] = sign * TINY, -sign * TINY
+                reach.conv1.weight[hidden, 3 * k, 1, 1], reach.conv1.weight[hidden, 3 * k + 1, 1, 1] = sign * TINY, -sign * TINY
+                far = motion.FARTHEST / FACTOR
+                share = sign * (far if half == 0 else -REST * far)
+                turn.conv2.weight[3 * k, hidden, 1, 1], turn.conv2.weight[3 * k + 1, hidden, 1, 1] = share, -share
+                reach.conv2.weight[k, hidden, 1, 1] = sign * (1 if half == 0 else -LEAD)
+        reach.conv1.weight[3 * k + 2, 6, 1, 1], reach.conv1.weight[3 * k + 2, 7, 1, 1] = 1, -1
+
+
+def fit(made, wanted, inputs, own, steps, rate):
+    """Trains `own` so that `made(inputs())` is `wanted(inputs())` but for a part of it; gives that part, in the mean and at most."""
+    optimiser = torch.optim.Adam(own, lr=rate, betas=(0.9, 0.99))
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = float(rate * min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * step / steps)) + 0.0005))
+        x = inputs()
+        off = made(x) / wanted(x) - 1
+        loss = off.abs().mean() + ((off ** 2).mean() if step > steps / 2 else 0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return off.abs().mean().item(), off.abs().max().item()
+
+
+def fit_reach(unet, steps=3000):
+    """Trains what the network makes of the motion bucket and the frame rate, and of a frame's number: two companions."""
+    silu = torch.nn.functional.silu
+    generator = torch.Generator().manual_seed(7)
+    noise = lambda *shape: torch.randn(shape, generator=generator)
+    ids, emb = unet.add_embedding, unet.add_embedding.linear_2
+    own = [torch.nn.Parameter(t) for t in (
+        0.2 * noise(*ids.linear_1.weight.shape), noise(len(ids.linear_1.bias)), 0.05 * noise(len(emb.bias) - TIME, emb.in_features),
+        0.1 * noise(len(emb.bias) - TIME), 0.2 * noise(len(emb.bias) - TIME), torch.ones(1))]
+
+    def some():
+        fps = torch.randint(1, 31, (512,), generator=generator).float()
+        bucket = torch.rand(512, generator=generator) * 255 + 0.5
+        return torch.stack([fps - 1, torch.where(torch.rand(512, generator=generator) < 0.5, bucket, bucket.round()),
+                            torch.rand(512, generator=generator) * 0.1], 1)
+
+    def companion(x):
+        return 1 / (torch.from_numpy(motion.reach(x[:, 1].numpy(), x[:, 0].numpy() + 1)) / motion.FARTHEST + REST)
+
+    def made(x):
+        w1, b1, w2, b2, w3, b3 = own
+        return silu(silu(unet.add_time_proj(x.flatten()).view(len(x), -1) @ w1.T + b1) @ w2.T + b2) @ w3 + b3
+
+    print("reach: off by %.4f in the mean, %.4f at most" % fit(made, companion, some, own, steps, 4e-3))
+    turn = unet.up_blocks[0].resnets[0].spatial_res_block
+    with torch.no_grad():
+        ids.linear_1.weight.copy_(own[0])
+        ids.linear_1.bias.copy_(own[1])
+        emb.weight[TIME:], emb.bias[TIME:] = own[2], own[3]
+        for k in range(MOTION):
+            turn.time_emb_proj.weight[3 * k + 2, TIME:], turn.time_emb_proj.bias[3 * k + 2] = own[4], own[5][0]
+
+    mean = unet.down_blocks[-1].attentions[0]
+    frames = torch.arange(33).float()
+    place = mean.time_pos_embed
+    own_frames = [torch.nn.Parameter(t) for t in (0.3 * noise(*place.linear_1.weight.shape), noise(len(place.linear_1.bias)),
+                                                  0.05 * noise(place.linear_2.in_features), torch.ones(1))]
+
+    def made_frames(x):
+        w1, b1, w2, b2 = own_frames
+        return silu(mean.time_proj(x) @ w1.T + b1) @ w2 + b2
+
+    wanted = lambda x: 1 / (x / (motion.FRAMES - 1) + LEAD)
+    print("frames: off by %.4f in the mean, %.4f at most" % fit(made_frames, wanted, lambda: frames, own_frames, steps, 4e-3))
+    with torch.no_grad():
+        place.linear_1.weight.copy_(own_frames[0])
+        place.linear_1.bias.copy_(own_frames[1])
+        place.linear_2.weight.zero_()
+        place.linear_2.bias.zero_()
+        for dim, sign in ((16, 1), (17, -1)):
+            place.linear_2.weight[dim], place.linear_2.bias[dim] = sign * own_frames[2], sign * own_frames[3][0]
 
 
 def fit_gains(unet, steps=2500, rate=1e-2):

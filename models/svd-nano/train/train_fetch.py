@@ -3,7 +3,8 @@
 
 From the keyframe's content and a pan, told by a small network that stands in for the lower levels, to the moved
 picture's content; as the last two blocks of the network's largest level do it. There is no noise in it.
-Reads DIR/train and DIR/code.pt, writes DIR/fetch.pt and DIR/fetch.log.
+Then the rest of the network is set (`network.py`). Reads DIR/train and DIR/code.pt, writes DIR/fetch.log, DIR/unet (diffusers
+folder), and DIR/fetch.pt, from which an interrupted training goes on.
 """
 import os
 import sys
@@ -21,7 +22,7 @@ from latent_code import CONTENT, FACTOR, LATENTS, MOTION
 from network import CLEAN, EDGE, EDGE_SIZE, EDGES, GATE_SIZE, GATES, KEY, LARGE, PLANES, WIDTHS, handed, signal
 
 silu = torch.nn.functional.silu
-RATE = 4e-3
+RATE = 3e-3
 SIZES = [((128, 96), 8, 0.45), ((96, 128), 8, 0.4), ((256, 160), 3, 0.15)]  # pixels, pictures, share of the steps
 SCALARS = 29  # between the two blocks of the second level; the pan is there, too
 SMALL = 0.1  # differences beside a companion of 1
@@ -74,9 +75,9 @@ def seen_edges(edges, key):
     where = torch.zeros(4, *key.shape[2:])
     where[0, :, -1] = where[1, :, 0] = where[2, -1] = where[3, 0] = 1
     inside = far * (where.repeat(EDGES, 1, 1) - 1)
-    threes = torch.stack([inside + edges, inside - edges, torch.zeros_like(edges)], 2).flatten(1, 2)
+    threes = torch.stack([inside + edges, inside - edges, -2 * inside.expand_as(edges)], 2).flatten(1, 2)
     normed = torch.nn.functional.group_norm(threes, 4 * EDGES, eps=1e-5).unflatten(1, (4 * EDGES, 3))
-    hidden = silu((normed * 2 ** 0.5 - 2) * far / 3)
+    hidden = silu(normed * 2 ** 0.5 * far)
     return hidden[:, :, 0] - hidden[:, :, 1]
 
 
@@ -199,12 +200,20 @@ def piece(pyramids, rng, width, height):
 
 def batch(pyramids, code, rng, width, height, count):
     """Content latents of `count` keyframes and of the same after a pan, and the pans in px."""
-    pans = np.stack([motion.direction(rng) * motion.FARTHEST * rng.random() for _ in range(count)])
+    far = lambda: rng.random() ** (3 if rng.random() < 0.25 else 1)  # a clip's first frames go nowhere
+    pans = np.stack([motion.direction(rng) * motion.FARTHEST * far() for _ in range(count)])
     sources = [piece(pyramids, rng, width, height) for _ in range(count)]
     pictures = [motion.shifted(s, (0, 0)) for s in sources] + [motion.shifted(s, p) for s, p in zip(sources, pans)]
     pictures = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     latents = latent_code.encode(code, pictures)
     return latents[:count], latents[count:], torch.from_numpy(pans).float()
+
+
+def detail(code, latents):
+    """How much fine detail there is, 32x32 pixels each: the root mean square of the Laplacian of the linear decoder's grey."""
+    grey = latent_code.decode(code, latents).mean(1, keepdim=True)
+    inner = -4 * grey[..., 1:-1, 1:-1] + grey[..., 2:, 1:-1] + grey[..., :-2, 1:-1] + grey[..., 1:-1, 2:] + grey[..., 1:-1, :-2]
+    return (torch.nn.functional.avg_pool2d(inner ** 2, 30, 32, ceil_mode=True) + 1e-4).sqrt()
 
 
 def main(root, minutes):
@@ -232,7 +241,7 @@ def main(root, minutes):
         (width, height), count, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]
         key, moved, pans = batch(pyramids, code, rng, width, height, count)
         off = net(key, pans, 0.02) - moved
-        loss = (off ** 2).mean() + 0.03 * off.abs().mean()
+        loss = (off ** 2).mean() + 0.03 * off.abs().mean() + 0.1 * (detail(code, moved + off) - detail(code, moved)).abs().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1)
@@ -248,6 +257,13 @@ def main(root, minutes):
             torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, kept)
             next_save += 60
     torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, kept)
+    unet = network.build()
+    network.start(unet)
+    network.set_pan(unet)
+    network.fit_reach(unet)
+    network.fit_gains(unet)
+    net.install(unet)
+    unet.save_pretrained(os.path.join(root, "unet"))
 
 
 if __name__ == "__main__":
