@@ -45,6 +45,8 @@ struct State {
     ended: Option<gst::FlowError>,
     /// What is to be pushed, in order.
     queue: VecDeque<Item>,
+    /// Events that a flush has met on their way, and that count behind it, too.
+    kept: Vec<gst::Event>,
     /// The caps of the pictures.
     pictures: Option<gst::Caps>,
     segment: gst::FormattedSegment<gst::ClockTime>,
@@ -97,6 +99,13 @@ fn interrupt(items: &[Item]) {
 }
 
 impl State {
+    /// Keeps an event that is met by a flush, if it says something of the stream that comes after it.
+    fn keep(&mut self, event: gst::Event) {
+        if event.is_sticky() && event.type_() != gst::EventType::Eos {
+            self.kept.push(event);
+        }
+    }
+
     /// Why nothing is taken any more, if that is so.
     fn stopped(&self) -> Option<gst::FlowError> {
         if self.is_flushing { Some(gst::FlowError::Flushing) } else { self.ended }
@@ -229,14 +238,20 @@ impl SvdAnimate {
                 return is_pushed;
             }
             gst::EventView::FlushStop(_) => {
-                {
+                let kept = {
                     let mut state = self.state.lock().unwrap();
                     state.is_flushing = false;
                     state.ended = None;
                     state.segment = gst::FormattedSegment::new();
-                    state.output = Output { info: state.output.info.take(), ..Output::default() };
-                }
+                    let output = std::mem::take(&mut state.output);
+                    state.output.info = output.info;
+                    output.held.into_iter().chain(std::mem::take(&mut state.kept)).collect::<Vec<_>>()
+                };
                 let is_pushed = self.srcpad.push_event(event);
+                for event in kept {
+                    // The pad pushes it before the next frame.
+                    let _ = self.srcpad.store_sticky_event(&event);
+                }
                 return is_pushed && self.start().is_ok();
             }
             gst::EventView::Caps(caps) => {
@@ -259,7 +274,9 @@ impl SvdAnimate {
         }
         let mut state = self.state.lock().unwrap();
         if state.is_flushing {
-            return false;
+            // Upstream would take a refusal for an error.
+            state.keep(event);
+            return true;
         }
         state.queue.push_back(Item::Event(event));
         self.changed.notify_all();
@@ -282,7 +299,13 @@ impl SvdAnimate {
             let mut state = self.state.lock().unwrap();
             state.is_flushing = true;
             self.changed.notify_all();
-            state.queue.drain(..).collect()
+            let waiting: Vec<_> = state.queue.drain(..).collect();
+            for item in &waiting {
+                if let Item::Event(event) = item {
+                    state.keep(event.clone());
+                }
+            }
+            waiting
         };
         interrupt(&waiting);
     }
