@@ -2,6 +2,7 @@
 //! What the tests share: fixtures, the recipe for their weights and inputs, and a measure of error.
 #![allow(dead_code)] // Every test file uses its own part.
 
+pub mod behaviour;
 pub mod recipe;
 pub mod sgm;
 pub mod svd;
