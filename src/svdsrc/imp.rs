@@ -345,6 +345,18 @@ impl SvdSrc {
         Ok(Some(buffer))
     }
 
+    /// Counts so many source pads more. The base class begins its stream with an id that only an element of one source pad
+    /// may have, and has no place to give another: so the pad of previews is in the element's lists, but is not counted.
+    fn count_pads(&self, more: i16) {
+        let obj = self.obj();
+        let _lock = obj.object_lock();
+        // SAFETY: the field is public, and the lock is the one that it is written under.
+        unsafe {
+            let count = &mut (*obj.upcast_ref::<gst::Element>().as_ptr()).numsrcpads;
+            *count = count.wrapping_add_signed(more);
+        }
+    }
+
     /// Why downstream and this element have no caps in common. `None` if they do.
     fn disagreement(&self) -> Option<gst::ErrorMessage> {
         let ours = self.caps(None)?;
@@ -480,11 +492,17 @@ impl ElementImpl for SvdSrc {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
-        self.preview.request(self.obj().upcast_ref(), template)
+        self.count_pads(-1);
+        let pad = self.preview.request(self.obj().upcast_ref(), template);
+        if pad.is_none() {
+            self.count_pads(1);
+        }
+        pad
     }
 
     fn release_pad(&self, pad: &gst::Pad) {
         self.preview.release(self.obj().upcast_ref(), pad);
+        self.count_pads(1);
     }
 
     /// The base class knows of one pad only.
