@@ -31,12 +31,21 @@
  * Flushes and pauses do not disturb the making. On the CPU and on Linux, the threads of the model have a niceness of 10
  * above the process's own.
  *
+ * Players take it as a URI, `svd://PATH?KEY=VALUE&KEY=VALUE`: a picture or a configuration, and properties; `scene` is
+ * another name of `scene-id`. What is wrong with one is told when it is set, which is possible up to READY.
+ *
  * ## Example pipelines
  *
  * Shows a short clip, made by the small model that comes with the plugin:
  *
  * |[
  * gst-launch-1.0 svdsrc location=keyframe.jpg ! videoconvert ! autovideosink
+ * ]|
+ *
+ * The same in a player:
+ *
+ * |[
+ * gst-launch-1.0 playbin uri="svd://keyframe.jpg?seed=7"
  * ]|
  *
  * Makes a larger one with SVD-XT and stores it:
@@ -60,6 +69,7 @@ mod live;
 mod run;
 mod settings;
 mod showing;
+mod uri;
 
 pub use layout::Extent;
 pub use settings::properties;
@@ -98,7 +108,7 @@ impl Idle {
 
 glib::wrapper! {
     /// The element.
-    pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object, @implements gst::Preset;
+    pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object, @implements gst::Preset, gst::URIHandler;
 }
 
 /// Registers the element.
