@@ -108,7 +108,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     signal(SIGINT, cancel);
-    GstElement *src = gst_element_factory_make("svdsrc", NULL), *again = gst_element_factory_make("svdsrc", NULL);
+    GstElement *src = gst_element_factory_make("svdsrc", NULL);
     if (!src) {
         g_printerr("there is no svdsrc: does GST_PLUGIN_PATH name the folder with libgsttorchvideo.so?\n");
         return 1;
@@ -117,33 +117,33 @@ int main(int argc, char **argv) {
     g_object_set(src, "location", argv[1], NULL);
     for (int i = 3; i < argc; i++) {
         g_auto(GStrv) parts = g_strsplit(argv[i], "=", 2);
-        if (parts[0] && parts[1] && g_str_equal(parts[0], "--cancel-after-step"))
+        if (g_str_has_prefix(argv[i], "--cancel-after-step="))
             last_step = atoi(parts[1]);
-        else if (parts[0] && parts[1])
-            gst_util_set_object_arg(G_OBJECT(src), parts[0], parts[1]);
+        else if (parts[0] && parts[1] && g_object_class_find_property(G_OBJECT_GET_CLASS(src), parts[0]))
+            gst_util_set_object_arg(G_OBJECT(src), parts[0], parts[1]); // whether it is possible is told on the bus
+        else {
+            g_printerr("svdsrc has no property %s\n", argv[i]);
+            return 1;
+        }
     }
-
     g_autoptr(GByteArray) clip = g_byte_array_new();
     g_autoptr(GByteArray) second = g_byte_array_new();
     g_autofree char *provenance = NULL, *other = NULL;
     g_autoptr(GError) error = NULL;
     End end = make(src, last_step, clip, &provenance);
-    if (end == MADE) {
-        g_print("provenance: %s\n", provenance);
-        if (!g_file_set_contents(argv[2], (const char *)clip->data, clip->len, &error)) {
-            g_printerr("%s\n", error->message);
-            end = FAILED;
-        }
+    if (end == MADE && !g_file_set_contents(argv[2], (const char *)clip->data, clip->len, &error)) {
+        g_printerr("%s\n", error->message);
+        end = FAILED;
     }
     if (end == MADE) {
+        GstElement *again = gst_element_factory_make("svdsrc", NULL);
+        g_print("provenance: %s\n", provenance);
         g_object_set(again, "provenance", provenance, NULL); // picture, model, seed: all of it
         end = make(again, last_step, second, &other);
         if (end == MADE) {
             gboolean is_same = clip->len == second->len && memcmp(clip->data, second->data, clip->len) == 0;
             g_print("made again: %s\n", is_same ? "the same, byte for byte" : "another clip");
         }
-    } else {
-        gst_object_unref(gst_object_ref_sink(again));
     }
     if (end == CANCELLED) g_print("cancelled\n");
     return end == MADE ? 0 : end == CANCELLED ? 2 : 1;

@@ -50,6 +50,8 @@ def source(sample, properties):
         sys.exit("there is no svdsrc: does GST_PLUGIN_PATH name the folder with libgsttorchvideo.so?")
     src.set_property("keyframe", sample)
     for name, value in properties:
+        if src.find_property(name) is None:
+            sys.exit(f"svdsrc has no property {name}")
         Gst.util_set_object_arg(src, name, value)
     return src
 

@@ -133,6 +133,9 @@ fn check_cancel_and_errors(program: &Path) {
     let end = run(prepared(program).arg(photograph()).arg(&output).arg("width=33"));
     check(&end, 1);
     assert!(end.err.contains("width=33 is not possible") && end.err.contains("32 or 40"), "{}", end.err);
+    let end = run(prepared(program).arg(photograph()).arg(&output).arg("sed=7"));
+    check(&end, 1);
+    assert!(end.err.contains("svdsrc has no property sed"), "{}", end.err);
     assert!(!output.exists());
 }
 
@@ -153,9 +156,6 @@ fn a_rust_program() {
         assert!(frame.data() == wanted.data(), "frame {number}");
     }
     check_cancel_and_errors(&program);
-    let end = run(prepared(&program).arg(photograph()).arg(&folder).arg("sed=7"));
-    check(&end, 1);
-    assert!(end.err.contains("svdsrc has no property sed"), "{}", end.err);
 }
 
 #[test]
@@ -235,6 +235,7 @@ fn a_python_program() {
         ([Path::new("/nowhere/cat.png"), &output, Path::new("width=64")], "/nowhere/cat.png"),
         ([&program, &output, Path::new("width=64")], "not a picture that can be read (PNG, JPEG or WebP)"),
         ([&photograph(), &output, Path::new("width=33")], "width=33 is not possible"),
+        ([&photograph(), &output, Path::new("sed=7")], "svdsrc has no property sed"),
     ] {
         let end = run(prepared(python()).arg(&program).args(arguments));
         check(&end, 1);
