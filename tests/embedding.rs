@@ -13,6 +13,7 @@ use gsttorchvideo::engine::image::Frame;
 
 mod common;
 
+use common::python;
 use common::svd::{Pipeline, SINK, picture};
 
 /// How long a program may take. It only ends a test that hangs.
@@ -189,21 +190,10 @@ fn a_c_program() {
     check_cancel_and_errors(&program);
 }
 
-/// A Python that has what the example needs.
-fn python() -> &'static str {
-    let needs = "import gi, numpy\nfor name in 'Gst', 'GstVideo': gi.require_version(name, '1.0')";
-    let has_all = |python: &&str| {
-        let status = Command::new(python).args(["-c", needs]).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    let found = ["python3", "/usr/bin/python3"].into_iter().find(has_all);
-    found.expect("no Python with GStreamer's bindings and NumPy; `make setup` installs them")
-}
-
 #[test]
 fn a_python_program() {
     let (program, output) = (common::file("examples/embed.py"), temporary("clips.npy"));
-    let end = run(prepared(python()).arg(&program).arg(photograph()).arg(&output).args(SMALL));
+    let end = run(prepared(python(&["Gst", "GstVideo"])).arg(&program).arg(photograph()).arg(&output).args(SMALL));
     check(&end, 0);
     check_progress(&end.out);
     assert!(end.out.ends_with("4 and 4 frames of 128x72\n"), "{}", end.out);
@@ -237,7 +227,7 @@ fn a_python_program() {
         ([&photograph(), &output, Path::new("width=33")], "width=33 is not possible"),
         ([&photograph(), &output, Path::new("sed=7")], "svdsrc has no property sed"),
     ] {
-        let end = run(prepared(python()).arg(&program).args(arguments));
+        let end = run(prepared(python(&["Gst", "GstVideo"])).arg(&program).args(arguments));
         check(&end, 1);
         assert!(end.err.contains(words), "{}", end.err);
     }

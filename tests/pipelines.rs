@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Launch lines of `pipelines` that an application copies, played with a tiny model of random weights.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 
 use gst::prelude::*;
 
 mod common;
 
-use common::svd::{FILES, Pipeline, SINK, check_times, errors, info, picture};
+use common::svd::{FILES, PATIENCE, Pipeline, SINK, check_times, errors, info, picture};
 
 /// The line of a file, with these properties for `svdsrc`.
 fn line(name: &str, properties: &str) -> String {
@@ -51,7 +54,7 @@ fn a_player_shows_a_scene() {
     let sink = gst_app::AppSink::builder().sync(false).build();
     pipeline.0.set_property("video-sink", &sink);
     pipeline.play();
-    pipeline.0.state(common::svd::PATIENCE).0.unwrap();
+    pipeline.0.state(PATIENCE).0.unwrap();
     let samples: Vec<_> = std::iter::from_fn(|| sink.pull_sample().ok()).collect();
     assert_eq!(errors(&pipeline.messages_until_eos()), [""; 0]);
     assert_eq!((samples.len(), info(&samples[0]).width()), (4, 64));
@@ -90,4 +93,32 @@ fn web_players_get_a_playlist() {
         frames += reader.collect().len();
     }
     assert_eq!(frames, 42);
+}
+
+/// A program that is ended with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_rtsp_server_takes_the_stream() {
+    let mut python = Command::new(common::python(&["Gst", "GstRtspServer"]));
+    python.arg(common::file("tests/rtsp_server.py")).stdout(Stdio::piped());
+    let mut server = Server(python.spawn().unwrap());
+    let mut lines = BufReader::new(server.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let port = lines.next().unwrap();
+    let line = put(photograph(line("rtsp-publish", SMALL)), "127.0.0.1:8554", &format!("127.0.0.1:{port}"));
+    let pipeline = Pipeline::launch(&line);
+    pipeline.play();
+    let (say, heard) = mpsc::channel();
+    std::thread::spawn(move || say.send(lines.take(10).collect::<Vec<_>>()));
+    let frames = heard.recv_timeout(PATIENCE.into());
+    let messages: Vec<_> = std::iter::from_fn(|| pipeline.0.bus().unwrap().pop()).collect();
+    assert_eq!(errors(&messages), [""; 0]);
+    assert_eq!(frames.expect("the server sees frames"), ["frame"; 10]);
 }
