@@ -15,6 +15,7 @@ use super::layout::Extent;
 use super::run::{Before, Pictures, Place, Run, State, Wanted};
 use super::settings;
 use super::showing::Showing;
+use super::uri;
 use crate::engine::Error;
 use crate::engine::image::Frame;
 use crate::engine::svd::{Params, Summary};
@@ -392,7 +393,7 @@ impl ObjectSubclass for SvdSrc {
     const NAME: &'static str = "GstSvdSrc";
     type Type = super::SvdSrc;
     type ParentType = gst_base::PushSrc;
-    type Interfaces = (gst::Preset,);
+    type Interfaces = (gst::Preset, gst::URIHandler);
 }
 
 impl ObjectImpl for SvdSrc {
@@ -462,6 +463,40 @@ impl Presets for SvdSrc {
 unsafe impl IsImplementable<SvdSrc> for gst::Preset {
     fn interface_init(interface: &mut glib::Interface<Self>) {
         init_preset::<SvdSrc>(interface);
+    }
+}
+
+impl URIHandlerImpl for SvdSrc {
+    const URI_TYPE: gst::URIType = gst::URIType::Src;
+
+    fn protocols() -> &'static [&'static str] {
+        &[uri::SCHEME]
+    }
+
+    /// What is set by hand, but for a keyframe, as a URI: it makes the same.
+    fn uri(&self) -> Option<String> {
+        uri::write(self.wanted.lock().unwrap().settings.by_hand())
+    }
+
+    /// Sets properties as if by hand, in place of those that a URI before has set.
+    fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {
+        if self.state.lock().unwrap().run.is_some() {
+            let message = format!("{uri}: svdsrc is running: stop it first, with the state READY or NULL");
+            return Err(glib::Error::new(gst::URIError::BadState, &message));
+        }
+        let set = uri::parse(uri, &settings::in_uris());
+        let set = set.map_err(|message| glib::Error::new(gst::URIError::BadUri, &message))?;
+        {
+            let mut wanted = self.wanted.lock().unwrap();
+            for name in std::mem::take(&mut wanted.by_uri) {
+                wanted.settings.unset(&name);
+            }
+            wanted.by_uri = set.iter().map(|(name, _)| name.clone()).collect();
+        }
+        for (name, value) in &set {
+            self.obj().set_property_from_value(name, value);
+        }
+        Ok(())
     }
 }
 
