@@ -18,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 mod common;
 
+use common::behaviour::{check_complaints, listen};
 use common::svd::{FILES, PATIENCE, Pipeline, SINK, check_times, errors, info, is_end, picture};
 use common::{file, recipe};
 
@@ -440,6 +441,33 @@ fn another_may_look_after_the_first_has_gone() {
     pad.link(&other.static_pad("sink").unwrap()).unwrap();
     let sample = other.pull_sample().unwrap();
     assert!(sample.caps().is_some() && sample.segment().is_some());
+}
+
+#[test]
+fn who_looks_after_the_end_hears_of_it() {
+    let pipeline = Pipeline::new(SMALL, "fakesink async=false");
+    listen();
+    pipeline.play();
+    assert_eq!(errors(&pipeline.messages_until_eos()), [""; 0]);
+    // Many, because the pad's thread may be fast or slow to begin.
+    for _ in 0..100 {
+        let pad = pipeline.src().request_pad_simple("preview").unwrap();
+        let view = gst::ElementFactory::make("fakesink").property("async", false).build().unwrap();
+        let (say, hear) = mpsc::channel();
+        view.static_pad("sink").unwrap().add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            let _ = say.send(info.event().map(|event| event.type_()));
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.0.add(&view).unwrap();
+        view.sync_state_with_parent().unwrap();
+        pad.link(&view.static_pad("sink").unwrap()).unwrap();
+        let events: Vec<_> = [(); 3].map(|()| hear.recv_timeout(PATIENCE.into()).unwrap().unwrap()).into();
+        assert_eq!(events, [gst::EventType::StreamStart, gst::EventType::Segment, gst::EventType::Eos]);
+        pipeline.src().release_request_pad(&pad);
+        view.set_state(gst::State::Null).unwrap();
+        pipeline.0.remove(&view).unwrap();
+    }
+    check_complaints();
 }
 
 #[test]

@@ -140,12 +140,14 @@ impl Preview {
             }
             state.pad.set(Some(&pad));
         }
-        pad.connect_linked(move |_, _| linked.may_be_taken());
+        pad.connect_linked(move |_, _| linked.is_linked());
+        // The pad's thread begins when the pad is the element's: it makes its stream's id of the element's name.
+        let _lock = pad.stream_lock();
         if element.current_state() >= gst::State::Paused || element.pending_state() >= gst::State::Paused {
             let _ = pad.set_active(true);
         }
         element.add_pad(&pad).ok()?;
-        Some(pad)
+        Some(pad.clone())
     }
 
     /// Takes the pad from `element`. What is stuck in a push is freed by a flush.
@@ -252,6 +254,15 @@ impl Preview {
         }
         self.changed.notify_all();
         state.is_pushing
+    }
+
+    /// Downstream is another: where the stream has ended, it hears of the end, too.
+    fn is_linked(&self) {
+        {
+            let mut state = self.state.lock().unwrap();
+            state.is_refused |= state.is_over;
+        }
+        self.may_be_taken();
     }
 
     /// Downstream is another, or has changed its mind: where the stream was refused, it begins anew.
