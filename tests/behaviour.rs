@@ -12,7 +12,7 @@ use gst::prelude::*;
 
 mod common;
 
-use common::behaviour::{Random, Stage, Subject, Watch, check_complaints, listen, subjects, write_files};
+use common::behaviour::{Random, Stage, Subject, Watch, check_complaints, listen, now, subjects, write_files};
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("behaviour");
@@ -25,7 +25,7 @@ fn with_each(work: impl Fn(&Subject)) {
     let subjects = subjects(&FOLDER);
     listen();
     for subject in subjects {
-        println!("{}", subject.name);
+        now(subject.name);
         work(&subject);
     }
     check_complaints();
@@ -46,7 +46,7 @@ fn states_change_at_any_time() {
         let mut stage = Stage::new(subject, subject.count());
         let (say, hear) = mpsc::channel();
         let (mut abandoned, mut before) = (0, gst::State::Null);
-        for step in 0..84 {
+        for step in 0..50 {
             if random.below(10) == 0 {
                 let say = say.clone();
                 let other = std::mem::replace(&mut stage, Stage::new(subject, subject.count()));
@@ -292,8 +292,8 @@ fn nobody_needs_to_answer_allocation_queries() {
 fn disturb(subject: &Subject, stage: &Stage, is_held: bool, random: &mut Random) -> bool {
     let time = |random: &mut Random| ClockTime::from_mseconds(100 * random.below(8));
     let sink = stage.element("sink").static_pad("sink").unwrap();
-    let what = random.below(10);
-    println!("disturbance {what}");
+    let what = random.below(if subject.has_preview { 14 } else { 10 });
+    now(&format!("{}, disturbance {what}", subject.name));
     match what {
         0 => ask(subject, stage),
         1 => _ = stage.flush(subject, None),
@@ -326,11 +326,14 @@ fn disturb(subject: &Subject, stage: &Stage, is_held: bool, random: &mut Random)
         }
         // The segment waits for the streaming thread.
         8 if subject.is_filter && !is_held => {
-            let pad = stage.element("before").static_pad("src").unwrap();
+            let [pad, from] = ["src", "sink"].map(|name| stage.element("before").static_pad(name).unwrap());
             pad.push_event(gst::event::FlushStart::new());
+            // No frame may come between: it would have no segment.
+            let _lock = from.stream_lock();
             pad.push_event(gst::event::FlushStop::new(true));
             pad.push_event(gst::event::Segment::new(&gst::FormattedSegment::<ClockTime>::new()));
         }
+        10.. => stage.change_preview(random),
         9 if stage.it.find_property("seed").is_some() => stage.it.set_property("seed", random.below(1000) as i64),
         _ => {}
     }
@@ -343,7 +346,7 @@ fn whatever_is_done_to_it_it_ends() {
         let wanted = subject.run();
         let mut random = random(subject);
         for round in 0..12 {
-            println!("round {round}");
+            now(&format!("{}, round {round}", subject.name));
             let (stage, held) = Stage::held(subject, 40);
             let mut held = Some(held).filter(|_| random.below(2) == 0);
             let mut may_hang = false;

@@ -47,8 +47,8 @@ fn models(run: &str, folder: &Path) -> Vec<Box<dyn Last>> {
     models
 }
 
-/// A run to its end; one that is stopped in its work; one that is flushed there; one that ends in an error; and one whose
-/// pads lose one another.
+/// A run to its end; one that is stopped in its work; one that is flushed there; one that ends in an error; one whose pads
+/// lose one another; and those where somebody looks at previews, for a while, or to the end.
 fn put_through_all(subject: &Subject) {
     subject.run();
     let (stage, held) = Stage::held(subject, -1);
@@ -76,6 +76,16 @@ fn put_through_all(subject: &Subject) {
     stage.seen.wait(|told| told.is_over);
     stage.pipeline.remove(&stage.it).unwrap();
     stage.it.set_state(gst::State::Null).unwrap();
+
+    for is_released in [true, false].into_iter().filter(|_| subject.has_preview) {
+        let (stage, held) = Stage::held(subject, subject.count());
+        stage.look();
+        drop(held);
+        stage.seen.wait(|told| told.is_over || !told.frames.is_empty());
+        stage.look_away(is_released);
+        stage.look();
+        subject.finish(stage);
+    }
 }
 
 #[test]

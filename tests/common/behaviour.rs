@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 //! Every element in a small pipeline of its own, so that all can be put through the same; and who watches meanwhile.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, mpsc};
@@ -32,6 +33,8 @@ pub struct Subject {
     pub is_live: bool,
     /// Whether a model works on frames.
     pub has_model: bool,
+    /// Whether it has a pad `preview`.
+    pub has_preview: bool,
     /// Caps that may come before it; the first are those of a run that nobody disturbs.
     pub before: &'static [&'static str],
     /// The same behind it.
@@ -68,10 +71,11 @@ pub fn subjects(folder: &Path) -> Vec<Subject> {
     let rates = &["framerate=20/1", "framerate=25/1", "framerate=12/1"];
     let source = Subject {
         name: "svdsrc",
-        element: format!("{svdsrc} num-clips=3"),
+        element: format!("{svdsrc} num-clips=2"),
         is_filter: false,
         is_live: false,
         has_model: true,
+        has_preview: true,
         before: &[],
         behind: FORMATS,
         at_work: "Denoising step 1 ",
@@ -87,6 +91,7 @@ pub fn subjects(folder: &Path) -> Vec<Subject> {
     let animate = Subject { before: sizes, ..animate };
     let scale = Subject {
         name: "realesrganscale",
+        has_preview: false,
         element: format!("realesrganscale device=cpu model-path=\"{folder}/net.safetensors\" batch-size=2"),
         behind: &["format=RGB", "format=I420", "width=50,height=20", "format=BGRx,width=12,height=12"],
         at_work: "Loading net.safetensors: done",
@@ -289,6 +294,40 @@ impl Stage {
         (stage, Held(release))
     }
 
+    /// Has somebody look at the pad `preview`, which it asks for if it is not there.
+    pub fn look(&self) {
+        let pad = self.it.static_pad("preview").unwrap_or_else(|| self.it.request_pad_simple("preview").unwrap());
+        let view = gst::ElementFactory::make("fakesink").name("view").property("sync", false).property("async", false);
+        let view = view.build().unwrap();
+        self.pipeline.add(&view).unwrap();
+        view.sync_state_with_parent().unwrap();
+        pad.link(&view.static_pad("sink").unwrap()).unwrap();
+    }
+
+    /// Takes away who looks at the pad `preview`, if there is anybody, and the pad with it if it `is_released`.
+    pub fn look_away(&self, is_released: bool) {
+        let pad = self.it.static_pad("preview").unwrap();
+        let peer = pad.peer();
+        if is_released {
+            self.it.release_request_pad(&pad);
+        } else if let Some(peer) = &peer {
+            pad.unlink(peer).unwrap();
+        }
+        if let Some(view) = peer.and_then(|peer| peer.parent_element()) {
+            view.set_state(gst::State::Null).unwrap();
+            self.pipeline.remove(&view).unwrap();
+        }
+    }
+
+    /// Asks for the pad `preview`, links, unlinks or releases it: whatever is possible.
+    pub fn change_preview(&self, random: &mut Random) {
+        match self.it.static_pad("preview") {
+            None if random.below(2) == 0 => _ = self.it.request_pad_simple("preview").unwrap(),
+            Some(pad) if pad.is_linked() || random.below(2) == 0 => self.look_away(random.below(2) == 0),
+            _ => self.look(),
+        }
+    }
+
     /// Changes the state. It may come later, but must not fail.
     pub fn set(&self, state: gst::State) {
         let _watch = Watch::over(format!("the change to {state:?}"));
@@ -356,6 +395,14 @@ impl Watch {
 
 /// What GLib and GStreamer have complained about.
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// What goes on, by the names of tests: who complains is on another thread.
+static AT_WORK: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+
+/// Says what goes on in this test from now on. Complaints are shown with it.
+pub fn now(what: &str) {
+    println!("{what}");
+    AT_WORK.lock().unwrap().insert(thread::current().name().unwrap_or("main").into(), what.into());
+}
 
 /// Takes down what GLib and GStreamer complain about from now on.
 pub fn listen() {
@@ -365,6 +412,7 @@ pub fn listen() {
             let field = |name| fields.iter().find(|field| field.key() == name).and_then(|field| field.value_str());
             let text = format!("{level:?} {:?} {:?}", field("GLIB_DOMAIN"), field("MESSAGE"));
             if !matches!(level, glib::LogLevel::Info | glib::LogLevel::Debug | glib::LogLevel::Message) {
+                let text = format!("{text} while {:?}", AT_WORK.lock().unwrap());
                 eprintln!("{text}");
                 COMPLAINTS.lock().unwrap().push(text);
             }
@@ -373,9 +421,11 @@ pub fn listen() {
     });
 }
 
-/// Asserts that nobody has complained.
+/// Asserts that nobody has complained, in this test or beside it.
 pub fn check_complaints() {
-    assert_eq!(*COMPLAINTS.lock().unwrap(), [""; 0]);
+    AT_WORK.lock().unwrap().remove(thread::current().name().unwrap_or("main"));
+    let complaints = std::mem::take(&mut *COMPLAINTS.lock().unwrap());
+    assert_eq!(complaints, [""; 0]);
 }
 
 /// Numbers that look random (SplitMix64).
