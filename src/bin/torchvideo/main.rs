@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
-//! `torchvideo`: a configuration's scenes checked, rendered and compared, from a command line.
+//! `torchvideo`: a configuration's scenes checked, rendered, compared and served, from a command line.
+
+mod serve;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -66,6 +68,16 @@ enum Command {
         /// Make variants again that are there
         #[arg(long)]
         again: bool,
+    },
+    /// Serves scenes as live RTSP streams: each as /scene/ID, and all in turn as /live
+    ///
+    /// A scene is begun when somebody looks for the first time, and its clip is shown again and again from then on. A page of
+    /// this machine shows all scenes, and changes them while people watch. Ends when it is interrupted.
+    Serve {
+        #[command(flatten)]
+        job: Job,
+        #[command(flatten)]
+        how: serve::Serve,
     },
     /// Prints completions for a shell
     Completions {
@@ -299,7 +311,11 @@ fn run() -> Result<ExitCode, String> {
             page.render(&mut std::io::stdout()).map_err(|err| err.to_string())?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Check { .. } | Command::Render { .. } | Command::Sweep { .. } | Command::Man { .. } => {}
+        Command::Check { .. }
+        | Command::Render { .. }
+        | Command::Sweep { .. }
+        | Command::Serve { .. }
+        | Command::Man { .. } => {}
     }
     gst::init().map_err(|err| err.to_string())?;
     gsttorchvideo::plugin_register_static().map_err(|err| err.to_string())?;
@@ -310,6 +326,10 @@ fn run() -> Result<ExitCode, String> {
         }
         Command::Render { job, jobs, again } => render(&job, jobs, again),
         Command::Sweep { job, over, jobs, again } => sweep(&job, over, jobs, again),
+        Command::Serve { job, how } => {
+            let config = job.open()?;
+            how.run(&job.scenes(&config)?)
+        }
         Command::Man { dir: Some(dir) } => {
             let written = std::fs::create_dir_all(&dir)
                 .and_then(|()| clap_mangen::generate_to(Cli::command(), &dir))
