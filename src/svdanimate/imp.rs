@@ -14,6 +14,7 @@ use crate::errors;
 use crate::svd::clip::{Clip, Order, Outcome, Since};
 use crate::svd::keyframe::Keyframe;
 use crate::svd::plan::{Plan, template};
+use crate::svd::preview::{self, Preview};
 use crate::svd::session::Session;
 use crate::svd::settings::{Settings, shared_properties};
 use crate::svd::{Presets, frame_buffer, init_preset, time};
@@ -32,6 +33,7 @@ pub struct SvdAnimate {
     srcpad: gst::Pad,
     settings: Mutex<Settings>,
     state: Mutex<State>,
+    preview: Arc<Preview>,
     /// The queue is longer or shorter, or `is_flushing` was set.
     changed: Condvar,
 }
@@ -145,9 +147,8 @@ impl SvdAnimate {
     }
 
     fn begin(&self, session: &Session, order: Order, number: u64, is_awaited: bool) -> Arc<Clip> {
-        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
-        gst::debug!(CAT, imp = self, "{what}: {:?}", order.params);
-        session.begin(order, what, is_awaited)
+        gst::debug!(CAT, imp = self, "clip {number}: {:?}", order.params);
+        session.begin(order, number, is_awaited)
     }
 
     /// What the clip of a picture is to be, as the properties are now. What is not possible is left as it was, with a
@@ -224,11 +225,13 @@ impl SvdAnimate {
         match event.view() {
             gst::EventView::FlushStart(_) => {
                 self.stop_waiting();
+                self.preview.flush_start();
                 let is_pushed = self.srcpad.push_event(event);
                 let _ = self.srcpad.pause_task();
                 return is_pushed;
             }
-            gst::EventView::FlushStop(_) => {
+            gst::EventView::FlushStop(stop) => {
+                let sets_time = stop.resets_time();
                 {
                     let mut state = self.state.lock().unwrap();
                     state.is_flushing = false;
@@ -237,6 +240,7 @@ impl SvdAnimate {
                     state.output = Output { info: state.output.info.take(), ..Output::default() };
                 }
                 let is_pushed = self.srcpad.push_event(event);
+                self.preview.flush_stop(sets_time);
                 return is_pushed && self.start().is_ok();
             }
             gst::EventView::Caps(caps) => {
@@ -338,6 +342,9 @@ impl SvdAnimate {
             self.begin_segment();
         }
         self.srcpad.push_event(event.clone());
+        if is_eos {
+            self.preview.finish();
+        }
     }
 
     /// The thread that pushes can't go on.
@@ -360,6 +367,7 @@ impl SvdAnimate {
         interrupt(&waiting);
         self.begin_segment();
         self.srcpad.push_event(gst::event::Eos::new());
+        self.preview.finish();
     }
 
     /// Pushes a segment from 0 on, and the events that were held for it.
@@ -500,7 +508,14 @@ impl ObjectSubclass for SvdAnimate {
                 Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
             })
             .build();
-        Self { sinkpad, srcpad, settings: Mutex::default(), state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            sinkpad,
+            srcpad,
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            preview: Arc::default(),
+            changed: Condvar::new(),
+        }
     }
 }
 
@@ -618,9 +633,26 @@ impl ElementImpl for SvdAnimate {
             let always = |name, direction, caps: &gst::Caps| {
                 gst::PadTemplate::new(name, direction, gst::PadPresence::Always, caps).expect("the template is valid")
             };
-            vec![always("sink", gst::PadDirection::Sink, &raw), always("src", gst::PadDirection::Src, &template())]
+            vec![
+                always("sink", gst::PadDirection::Sink, &raw),
+                always("src", gst::PadDirection::Src, &template()),
+                preview::template(),
+            ]
         });
         &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        self.preview.request(self.obj().upcast_ref(), template)
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        self.preview.release(self.obj().upcast_ref(), pad);
     }
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
@@ -628,7 +660,7 @@ impl ElementImpl for SvdAnimate {
             gst::StateChange::ReadyToPaused => {
                 let settings = self.settings.lock().unwrap().clone();
                 let obj = self.obj();
-                let opened = Session::open(obj.upcast_ref(), settings).and_then(|session| {
+                let opened = Session::open(obj.upcast_ref(), settings, &self.preview).and_then(|session| {
                     let plan = session.plan(&session.settings).map_err(|err| errors::message(&err))?;
                     Ok((session, plan))
                 });
@@ -637,6 +669,7 @@ impl ElementImpl for SvdAnimate {
                     gst::StateChangeError
                 })?;
                 let seeded = Since::the_first(session.settings.seedings);
+                self.preview.begin(false, plan.framerate());
                 *self.state.lock().unwrap() =
                     State { session: Some(Arc::new(session)), plan: Some(plan), seeded, ..State::default() };
             }
