@@ -54,6 +54,13 @@ impl Live {
         &self.line
     }
 
+    /// A width and height for previews: half of the clip's, though they have less to show, so that players show something.
+    pub fn preview_size(&self) -> [i64; 2] {
+        // Sides are multiples of 8: halves are even.
+        let params = self.plan(&self.set).unwrap_or_else(|_| self.recommended.clone());
+        [params.width, params.height].map(|side| (side / 2).max(16))
+    }
+
     /// All parameters that the next clip will have and that can be set, by their keys in a configuration.
     pub fn parameters(&self) -> Layer {
         let params = self.plan(&self.set).unwrap_or_else(|_| self.recommended.clone());

@@ -16,6 +16,9 @@ use super::feed::{Feeds, Unit};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A keyframe that was asked for and did not come in this time is asked for again.
 const KEY_PATIENCE: Duration = Duration::from_secs(1);
+/// The sinks' names.
+const SHOWN: &str = "shown";
+const PREVIEW: &str = "preview";
 /// How long one that has failed is not begun again.
 const REST: Duration = Duration::from_secs(30);
 
@@ -91,6 +94,8 @@ pub struct Generator {
     key_interval: gst::ClockTime,
     /// What is shown to people.
     pub shown: Output,
+    /// How the clip in the making looks so far.
+    pub preview: Output,
     listener: Mutex<Option<Listener>>,
     /// How often it was ended.
     ended: AtomicU64,
@@ -105,15 +110,29 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// One of the pictures of `pictures`, which `encoder` makes H.264 of, with a keyframe at least every so often.
+    /// One of the pictures of `pictures`, which `encoder` makes H.264 of, with a keyframe at least every so often. Previews
+    /// have this width and height.
     ///
     /// # Errors
     /// The line is none.
-    pub fn new(pictures: &str, encoder: &str, key_interval: gst::ClockTime) -> Result<Arc<Self>, String> {
+    pub fn new(
+        pictures: &str,
+        [width, height]: [i64; 2],
+        encoder: &str,
+        key_interval: gst::ClockTime,
+    ) -> Result<Arc<Self>, String> {
+        let encoded = |name: &str| {
+            format!(
+                "{encoder} ! h264parse config-interval=-1 ! video/x-h264,stream-format=byte-stream,alignment=au ! \
+                 appsink name={name} sync=false max-buffers=8"
+            )
+        };
         let line = format!(
-            "{pictures} ! videoconvert name=convert ! video/x-raw,format=I420 ! queue max-size-buffers=2 ! {encoder} ! \
-             h264parse config-interval=-1 ! video/x-h264,stream-format=byte-stream,alignment=au ! \
-             appsink name=shown sync=false max-buffers=8"
+            "{pictures} ! videoconvert name=convert ! video/x-raw,format=I420 ! queue max-size-buffers=2 ! {} \
+             source.preview ! queue max-size-buffers=2 ! videoconvert ! videoscale ! \
+             video/x-raw,format=I420,width={width},height={height} ! {}",
+            encoded(SHOWN),
+            encoded(PREVIEW)
         );
         let parsed = gst::parse::launch_full(&line, None, gst::ParseFlags::FATAL_ERRORS);
         parsed.map_err(|err| format!("{err}: {line}"))?;
@@ -121,6 +140,7 @@ impl Generator {
             line,
             key_interval,
             shown: Output::default(),
+            preview: Output::default(),
             listener: Mutex::default(),
             ended: AtomicU64::new(0),
             beginning: Mutex::default(),
@@ -165,7 +185,6 @@ impl Generator {
             self.stop();
         }
         if self.source().is_none() {
-            self.shown.reset();
             *self.status.lock().unwrap() = Status { state: State::Loading, text: "Begun".into(), ..Status::default() };
             let pipeline = self.build()?;
             if let Some(source) = pipeline.by_name("source") {
@@ -216,6 +235,7 @@ impl Generator {
         }
         self.ended.fetch_add(1, Ordering::Relaxed);
         self.shown.reset();
+        self.preview.reset();
         *self.picture.lock().unwrap() = None;
     }
 
@@ -223,18 +243,20 @@ impl Generator {
         let pipeline = gst::parse::launch(&self.line).map_err(|err| err.to_string())?;
         let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| "the line is no pipeline".to_string())?;
         let weak = Arc::downgrade(self);
-        let sink = pipeline.by_name("shown").and_then(|sink| sink.downcast::<gst_app::AppSink>().ok());
-        let sink = sink.ok_or("the line has no sink")?;
-        let of_sink = weak.clone();
-        let take = move |sink: &gst_app::AppSink| {
-            let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-            if let Some(generator) = of_sink.upgrade() {
-                generator.take(&generator.shown, sample);
-            }
-            Ok(gst::FlowSuccess::Ok)
-        };
-        sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(take).build());
-        *self.shown.sink.lock().unwrap() = Some(sink);
+        for (name, output) in [(SHOWN, Self::shown as fn(&Self) -> &Output), (PREVIEW, Self::preview)] {
+            let sink = pipeline.by_name(name).and_then(|sink| sink.downcast::<gst_app::AppSink>().ok());
+            let sink = sink.ok_or("the line has no sink")?;
+            let of_sink = weak.clone();
+            let take = move |sink: &gst_app::AppSink| {
+                let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+                if let Some(generator) = of_sink.upgrade() {
+                    generator.take(output(&generator), sample);
+                }
+                Ok(gst::FlowSuccess::Ok)
+            };
+            sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(take).build());
+            *output(self).sink.lock().unwrap() = Some(sink);
+        }
         let of_pad = weak.clone();
         if let Some(pad) = pipeline.by_name("convert").and_then(|convert| convert.static_pad("sink")) {
             pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
@@ -256,6 +278,14 @@ impl Generator {
             gst::BusSyncReply::Drop
         });
         Ok(pipeline)
+    }
+
+    fn shown(&self) -> &Output {
+        &self.shown
+    }
+
+    fn preview(&self) -> &Output {
+        &self.preview
     }
 
     /// An encoded frame has come.
@@ -291,6 +321,7 @@ impl Generator {
             self.changed.notify_all();
         }
         self.shown.feeds.end();
+        self.preview.feeds.end();
     }
 
     /// Hears what the elements tell.
@@ -315,6 +346,10 @@ impl Generator {
                 let Some(structure) = element.structure() else { return };
                 let mut status = self.status.lock().unwrap();
                 match structure.name().as_str() {
+                    "svdsrc-step" => {
+                        status.step = structure_step(structure);
+                        status.seconds_left = structure.get("seconds-left").ok();
+                    }
                     "svdsrc-clip" => {
                         status.clips_made += 1;
                         let provenance = structure.get::<String>("provenance").ok();
@@ -348,11 +383,6 @@ impl Status {
                 if kind == Start {
                     (self.step, self.seconds_left) = (None, None);
                 }
-                if let Some((step, left)) = step(text) {
-                    (self.step, self.seconds_left) = (Some(step), Some(left));
-                } else if text.contains("Decod") {
-                    self.seconds_left = None;
-                }
             }
             ("generate", Complete) => {
                 (self.state, self.step, self.seconds_left) = (State::Showing, None, None);
@@ -363,13 +393,10 @@ impl Status {
     }
 }
 
-/// The step, of how many, and the seconds that are left, as a progress message has them.
-fn step(text: &str) -> Option<([u64; 2], f64)> {
-    let rest = text.split_once("Denoising step ")?.1;
-    let (step, rest) = rest.split_once(" of ")?;
-    let (steps, rest) = rest.split_once(' ')?;
-    let left = rest.split_once(", ").and_then(|(_, left)| left.strip_suffix(" s left")?.parse().ok());
-    Some(([step.parse().ok()?, steps.parse().ok()?], left.unwrap_or(0.0)))
+/// The step that a message tells of, and of how many.
+fn structure_step(told: &gst::StructureRef) -> Option<[u64; 2]> {
+    let number = |name| told.get::<i64>(name).ok().and_then(|number| u64::try_from(number).ok());
+    Some([number("step")?, number("steps")?])
 }
 
 impl Output {
@@ -399,14 +426,5 @@ impl Output {
 impl Drop for Generator {
     fn drop(&mut self) {
         self.end();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn a_step_is_read() {
-        assert_eq!(super::step("Denoising step 3 of 25 (12 %), 40 s left"), Some(([3, 25], 40.0)));
-        assert_eq!(super::step("Decoding (10 %)"), None);
     }
 }

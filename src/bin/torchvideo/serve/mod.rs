@@ -119,8 +119,10 @@ impl Serve {
         let interval = gst::ClockTime::from_seconds_f64(self.keyframe_interval);
         let (mut mounts, mut failed, mut lives) = (Vec::new(), Vec::new(), Vec::new());
         for scene in scenes {
-            let made = Live::of(scene).and_then(|live| {
-                let generator = Generator::new(live.line(), &encoder, interval)?;
+            let named =
+                if scene.id == "live" { Err("its name is that of all scenes: use another".into()) } else { Ok(()) };
+            let made = named.and_then(|()| Live::of(scene)).and_then(|live| {
+                let generator = Generator::new(live.line(), live.preview_size(), &encoder, interval)?;
                 let keyframe = scene.keyframe.clone().unwrap_or_default();
                 let one = (scene.id.clone(), keyframe, live);
                 let path = format!("/scene/{}", scene.id);
@@ -138,7 +140,7 @@ impl Serve {
             }
         }
         let Some((_, _, first)) = lives.first() else { return Err("no scene can be served".into()) };
-        let generator = Generator::new(first.line(), &encoder, interval)?;
+        let generator = Generator::new(first.line(), first.preview_size(), &encoder, interval)?;
         mounts.insert(0, Mount::new(("live", "/live".into()), lives, true, generator));
 
         let main = glib::MainLoop::new(None, false);

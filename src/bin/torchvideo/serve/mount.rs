@@ -11,6 +11,7 @@ use gsttorchvideo::job::{self, Live};
 use serde_json::{Value as Json, json};
 
 use super::generator::{Generator, Told};
+use super::rtsp::View;
 
 /// How long a playlist waits after a clip that could not be made.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -128,6 +129,14 @@ impl Mount {
             }
         });
         mount
+    }
+
+    /// Where a view of it is.
+    pub fn path_of(&self, view: View) -> String {
+        match view {
+            View::Clip => self.path.clone(),
+            View::Preview => format!("/preview/{}", self.id),
+        }
     }
 
     /// Somebody wants to look: it is begun, if it does not run.

@@ -45,6 +45,7 @@ pub struct Options {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum View {
     Clip,
+    Preview,
 }
 
 /// Connections, and when they have come.
@@ -87,8 +88,13 @@ impl Server {
         sessions.set_max_sessions(options.max_clients);
         server.set_session_pool(Some(&sessions));
         let paths = RTSPMountPoints::new();
+        let mut views = Vec::new();
         for mount in mounts {
-            paths.add_factory(&mount.path, Factory::new(mount, View::Clip, options.login.is_some()));
+            for view in [View::Clip, View::Preview] {
+                let path = mount.path_of(view);
+                paths.add_factory(&path, Factory::new(mount, view, options));
+                views.push((path, view, mount.clone()));
+            }
         }
         server.set_mount_points(Some(&paths));
         if let Some(auth) = auth(options)? {
@@ -97,7 +103,6 @@ impl Server {
 
         let clients = Clients::default();
         let (all, pool, timeout) = (clients.clone(), sessions.clone(), options.timeout);
-        let by_path: BTreeMap<_, _> = mounts.iter().map(|mount| (mount.path.clone(), mount.clone())).collect();
         // Those who look, and some who are about to.
         let most = options.max_clients as usize * 2;
         server.connect_client_connected(move |_, client| {
@@ -112,13 +117,13 @@ impl Server {
                 return;
             }
             client.connect_new_session(move |_, session| session.set_timeout(timeout.as_secs() as u32));
-            let by_path = by_path.clone();
+            let views = views.clone();
             client.connect_play_request(move |_, context| {
                 let uri = context.uri().map(|uri| uri.request_uri());
                 // The control path of a stream may be behind it.
-                let found = uri.and_then(|uri| by_path.iter().find(|(path, _)| is_below(&uri, path)));
-                if let Some((_, mount)) = found {
-                    mount.generator.shown.ask_for_key();
+                let found = uri.and_then(|uri| views.iter().find(|(path, ..)| is_below(&uri, path)));
+                if let Some((_, view, mount)) = found {
+                    output(&mount.generator, *view).ask_for_key();
                 }
             });
             // A session that nobody is connected to has no use here, though RTSP knows such.
@@ -233,12 +238,14 @@ glib::wrapper! {
 }
 
 impl Factory {
-    fn new(mount: &Arc<Mount>, view: View, needs_login: bool) -> Self {
+    fn new(mount: &Arc<Mount>, view: View, options: &Options) -> Self {
         let factory: Self = glib::Object::new();
         let _ = factory.imp().of.set((mount.clone(), view));
         factory.set_shared(true);
-        factory.set_protocols(RTSPLowerTrans::TCP | RTSPLowerTrans::UDP);
-        if needs_login {
+        // Over UDP, packets would not be encrypted.
+        let udp = if options.tls.is_none() { RTSPLowerTrans::UDP } else { RTSPLowerTrans::empty() };
+        factory.set_protocols(RTSPLowerTrans::TCP | udp);
+        if options.login.is_some() {
             factory.add_role_from_structure(
                 &gst::Structure::builder(ROLE)
                     .field(RTSP_PERM_MEDIA_FACTORY_ACCESS.as_str(), true)
@@ -254,6 +261,7 @@ impl Factory {
 fn output(generator: &Generator, view: View) -> &Output {
     match view {
         View::Clip => &generator.shown,
+        View::Preview => &generator.preview,
     }
 }
 
@@ -277,19 +285,25 @@ mod imp {
     impl RTSPMediaFactoryImpl for Factory {
         /// Whatever a client writes behind the path, there is one media; but what has ended is not gone on with.
         fn gen_key(&self, _url: &gst_rtsp::RTSPUrl) -> Option<glib::GString> {
-            let (mount, _) = self.of.get()?;
-            Some(format!("{}#{}", mount.path, mount.generator.run()).into())
+            let (mount, view) = self.of.get()?;
+            Some(format!("{}#{}", mount.path_of(*view), mount.generator.run()).into())
         }
 
         fn create_element(&self, _url: &gst_rtsp::RTSPUrl) -> Option<gst::Element> {
-            let (mount, _) = self.of.get()?;
-            if let Err(reason) = mount.open() {
-                eprintln!("{}: {reason}", mount.path);
-                return None;
-            }
-            let line = "appsrc name=feed is-live=true format=time min-latency=0 ! \
-                        rtph264pay name=pay0 pt=96 config-interval=-1 aggregate-mode=zero-latency";
-            let bin = gst::parse::bin_from_description_with_name(line, false, &format!("at:{}", mount.path));
+            let (mount, view) = self.of.get()?;
+            let line = match mount.open() {
+                Ok(()) => {
+                    "appsrc name=feed is-live=true format=time ! \
+                     rtph264pay name=pay0 pt=96 config-interval=-1 aggregate-mode=zero-latency"
+                }
+                Err(reason) => {
+                    eprintln!("{}: {reason}", mount.path);
+                    // No element would be taken for a bad request. One that does not start is a service that is not
+                    // available, which is the truth.
+                    "filesrc location=/ ! rtph264pay name=pay0"
+                }
+            };
+            let bin = gst::parse::bin_from_description_with_name(line, false, &format!("at:{}", mount.path_of(*view)));
             bin.map(|bin| bin.upcast()).ok()
         }
 
