@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde_json::{Value as Json, json};
 
 use super::mount::{self, Mount};
-use super::rtsp::Server;
+use super::rtsp::{Server, View};
 
 /// The width of preview pictures, in pixels, at most.
 const PREVIEW_WIDTH: i32 = 512;
@@ -64,8 +64,8 @@ impl Api {
                 return Answer::json(200, &all);
             }
             (true, ["api", "stats"]) => return Answer::json(200, &self.stats()),
-            (_, ["api", "scenes", id, rest @ ..]) => (self.find(&format!("/scene/{id}")), rest),
-            (_, ["api", "live", rest @ ..]) => (self.find("/live"), rest),
+            (_, ["api", "scenes", id, rest @ ..]) => (mount::find(&self.mounts, Some(id)), rest),
+            (_, ["api", "live", rest @ ..]) => (mount::find(&self.mounts, None), rest),
             _ => {
                 let known = "/, /api/scenes, /api/scenes/ID, /api/live, /api/stats";
                 return Answer::error(404, format!("there is no {}: there are {known}", request.path));
@@ -104,13 +104,11 @@ impl Api {
         }
     }
 
-    fn find(&self, path: &str) -> Option<&Arc<Mount>> {
-        self.mounts.iter().find(|mount| mount.path == path)
-    }
-
     fn status(&self, mount: &Mount, watching: &BTreeMap<String, usize>) -> Json {
         let mut status = mount.status();
         status["url"] = json!(self.server.url(&mount.path));
+        status["preview_url"] = json!(self.server.url(&mount.path_of(View::Preview)));
+        // As addresses have it, too.
         status["api"] = json!(match mount.path.strip_prefix("/scene/") {
             Some(id) => format!("/api/scenes/{id}"),
             None => "/api/live".into(),

@@ -16,6 +16,8 @@ use super::feed::{Feeds, Unit};
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A keyframe that was asked for and did not come in this time is asked for again.
 const KEY_PATIENCE: Duration = Duration::from_secs(1);
+/// How long after somebody looked frames go on to be upscaled and encoded.
+const INTEREST: Duration = Duration::from_secs(10);
 /// The sinks' names.
 const SHOWN: &str = "shown";
 const PREVIEW: &str = "preview";
@@ -107,6 +109,15 @@ pub struct Generator {
     changed: Condvar,
     /// The last picture before it was encoded.
     picture: Mutex<Option<gst::Sample>>,
+    gate: Mutex<Gate>,
+}
+
+/// Whether frames go on from the source. Clips are made whoever looks, but nothing is done to frames that nobody sees.
+#[derive(Default)]
+struct Gate {
+    /// When somebody looked last.
+    looked: Option<Instant>,
+    is_open: bool,
 }
 
 impl Generator {
@@ -148,6 +159,7 @@ impl Generator {
             status: Mutex::default(),
             changed: Condvar::new(),
             picture: Mutex::default(),
+            gate: Mutex::default(),
         }))
     }
 
@@ -160,8 +172,9 @@ impl Generator {
         self.status.lock().unwrap().clone()
     }
 
-    /// The last picture.
+    /// The last picture, or soon one that is newer: somebody looks.
     pub fn picture(&self) -> Option<gst::Sample> {
+        self.gate.lock().unwrap().looked = Some(Instant::now());
         self.picture.lock().unwrap().clone()
     }
 
@@ -176,6 +189,7 @@ impl Generator {
     /// # Errors
     /// In words why it can't be begun.
     pub fn begin(self: &Arc<Self>, prepare: impl FnOnce(&gst::Element)) -> Result<(), String> {
+        self.gate.lock().unwrap().looked = Some(Instant::now());
         let beginning = self.beginning.lock().unwrap();
         let failed = self.status.lock().unwrap().failed;
         if let Some(failed) = failed {
@@ -257,6 +271,13 @@ impl Generator {
             sink.set_callbacks(gst_app::AppSinkCallbacks::builder().new_sample(take).build());
             *output(self).sink.lock().unwrap() = Some(sink);
         }
+        let of_gate = weak.clone();
+        if let Some(pad) = pipeline.by_name("source").and_then(|source| source.static_pad("src")) {
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| match of_gate.upgrade() {
+                Some(generator) if !generator.is_open() => gst::PadProbeReturn::Drop,
+                _ => gst::PadProbeReturn::Ok,
+            });
+        }
         let of_pad = weak.clone();
         if let Some(pad) = pipeline.by_name("convert").and_then(|convert| convert.static_pad("sink")) {
             pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
@@ -278,6 +299,22 @@ impl Generator {
             gst::BusSyncReply::Drop
         });
         Ok(pipeline)
+    }
+
+    /// Whether the next frame goes on.
+    fn is_open(&self) -> bool {
+        let is_watched = !self.shown.feeds.is_idle();
+        let mut gate = self.gate.lock().unwrap();
+        let is_open = is_watched || gate.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
+        let was_open = std::mem::replace(&mut gate.is_open, is_open);
+        drop(gate);
+        if was_open && !is_open {
+            // Who comes later is not to see a picture of long ago.
+            self.shown.feeds.clear();
+        } else if is_open && !was_open {
+            self.shown.ask_for_key();
+        }
+        is_open
     }
 
     fn shown(&self) -> &Output {

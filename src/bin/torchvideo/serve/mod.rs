@@ -125,8 +125,7 @@ impl Serve {
                 let generator = Generator::new(live.line(), live.preview_size(), &encoder, interval)?;
                 let keyframe = scene.keyframe.clone().unwrap_or_default();
                 let one = (scene.id.clone(), keyframe, live);
-                let path = format!("/scene/{}", scene.id);
-                Ok((one.clone(), Mount::new((&scene.id, path), vec![one], false, generator)))
+                Ok((one.clone(), Mount::new(&scene.id, vec![one], false, generator)))
             });
             match made {
                 Ok((live, mount)) => {
@@ -141,7 +140,7 @@ impl Serve {
         }
         let Some((_, _, first)) = lives.first() else { return Err("no scene can be served".into()) };
         let generator = Generator::new(first.line(), first.preview_size(), &encoder, interval)?;
-        mounts.insert(0, Mount::new(("live", "/live".into()), lives, true, generator));
+        mounts.insert(0, Mount::new("live", lives, true, generator));
 
         let main = glib::MainLoop::new(None, false);
         let ending = main.clone();

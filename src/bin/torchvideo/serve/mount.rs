@@ -55,7 +55,7 @@ struct Plan {
 pub struct Mount {
     /// The scene's, or `live`.
     pub id: String,
-    /// Where it is: `/scene/001`.
+    /// Where it is, as addresses have it: `/scene/001`.
     pub path: String,
     pub generator: Arc<Generator>,
     plan: Mutex<Plan>,
@@ -103,7 +103,7 @@ impl Item {
 impl Mount {
     /// One of these scenes, in turn if they are several.
     pub fn new(
-        (id, path): (&str, String),
+        id: &str,
         scenes: Vec<(String, PathBuf, Live)>,
         is_playlist: bool,
         generator: Arc<Generator>,
@@ -121,6 +121,7 @@ impl Mount {
             shown: None,
             is_resting: false,
         };
+        let path = if is_playlist { "/live".into() } else { format!("/scene/{}", escaped(id)) };
         let mount = Arc::new(Self { id: id.into(), path, generator, plan: Mutex::new(plan), is_playlist });
         let weak = Arc::downgrade(&mount);
         mount.generator.listen(move |told| {
@@ -135,7 +136,7 @@ impl Mount {
     pub fn path_of(&self, view: View) -> String {
         match view {
             View::Clip => self.path.clone(),
-            View::Preview => format!("/preview/{}", self.id),
+            View::Preview => format!("/preview/{}", escaped(&self.id)),
         }
     }
 
@@ -299,6 +300,21 @@ impl Plan {
             *only = self.making.clone();
         }
     }
+}
+
+/// A name as a part of an address.
+fn escaped(id: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
+    let shown = |byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    id.bytes().map(shown).collect()
+}
+
+/// The scene of this name, or all in turn.
+pub fn find<'a>(mounts: &'a [Arc<Mount>], id: Option<&str>) -> Option<&'a Arc<Mount>> {
+    mounts.iter().find(|mount| match id {
+        Some(id) => !mount.is_playlist && mount.id == id,
+        None => mount.is_playlist,
+    })
 }
 
 /// Reads a keyframe from the bytes of a file.

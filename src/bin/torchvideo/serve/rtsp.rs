@@ -12,8 +12,8 @@ use gst_rtsp_server::prelude::*;
 use gst_rtsp_server::subclass::prelude::*;
 use gst_rtsp_server::{
     RTSP_PERM_MEDIA_FACTORY_ACCESS, RTSP_PERM_MEDIA_FACTORY_CONSTRUCT, RTSP_TOKEN_MEDIA_FACTORY_ROLE, RTSPAuth,
-    RTSPClient, RTSPFilterResult, RTSPMedia, RTSPMediaFactory, RTSPMountPoints, RTSPServer, RTSPSessionPool,
-    RTSPThreadPool, RTSPToken,
+    RTSPClient, RTSPFilterResult, RTSPMedia, RTSPMediaFactory, RTSPMountPoints, RTSPServer, RTSPSession,
+    RTSPSessionPool, RTSPThreadPool, RTSPToken,
 };
 
 use super::generator::{Generator, Output};
@@ -116,7 +116,12 @@ impl Server {
                 client.close();
                 return;
             }
-            client.connect_new_session(move |_, session| session.set_timeout(timeout.as_secs() as u32));
+            let its: Arc<Mutex<Vec<glib::WeakRef<RTSPSession>>>> = Arc::default();
+            let known = its.clone();
+            client.connect_new_session(move |_, session| {
+                session.set_timeout(timeout.as_secs() as u32);
+                known.lock().unwrap().push(session.downgrade());
+            });
             let views = views.clone();
             client.connect_play_request(move |_, context| {
                 let uri = context.uri().map(|uri| uri.request_uri());
@@ -128,8 +133,9 @@ impl Server {
             });
             // A session that nobody is connected to has no use here, though RTSP knows such.
             let pool = pool.clone();
-            client.connect_closed(move |client| {
-                for session in client.session_filter(None) {
+            client.connect_closed(move |_| {
+                let its = std::mem::take(&mut *its.lock().unwrap());
+                for session in its.iter().filter_map(glib::WeakRef::upgrade) {
                     let _ = pool.remove(&session);
                 }
             });

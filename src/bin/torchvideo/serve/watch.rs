@@ -47,20 +47,20 @@ fn take(root: &Path, path: PathBuf, mounts: &[Arc<Mount>]) {
     let Ok(place) = path.strip_prefix(root) else { return };
     let steps: Vec<_> = place.iter().map(|step| step.to_string_lossy().into_owned()).collect();
     let wanted = match &steps[..] {
-        [_] => "/live".to_string(),
-        [scene, _] => format!("/scene/{scene}"),
+        [_] => None,
+        [scene, _] => Some(scene.as_str()),
         _ => return,
     };
     // What programs write on the way to a name is none of ours.
     if steps.last().is_some_and(|name| name.starts_with('.')) || !path.is_file() {
         return;
     }
-    let Some(mount) = mounts.iter().find(|mount| mount.path == wanted) else {
-        return eprintln!("--watch: {}: {wanted} is not served", path.display());
+    let Some(mount) = mount::find(mounts, wanted) else {
+        return eprintln!("--watch: {}: there is no scene {}", path.display(), wanted.unwrap_or_default());
     };
     match mount::file(path.clone()) {
         Ok(keyframe) => {
-            eprintln!("{wanted}: next is {}", path.display());
+            eprintln!("{}: next is {}", mount.path, path.display());
             mount.take(keyframe);
         }
         Err(reason) => eprintln!("--watch: {reason}"),
