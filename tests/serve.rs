@@ -138,7 +138,7 @@ impl Client {
     fn new(url: &str, properties: &str) -> Self {
         let line = format!(
             "rtspsrc location={url} latency=0 {properties} ! rtph264depay ! \
-             video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=sink sync=false"
+             video/x-h264,stream-format=byte-stream,alignment=au ! appsink name=sink sync=false wait-on-eos=false"
         );
         let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
         let sink = pipeline.by_name("sink").unwrap().downcast().unwrap();
