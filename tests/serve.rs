@@ -266,13 +266,18 @@ fn picture(path: &Path, colour: u8) -> PathBuf {
 
 #[test]
 fn clients_over_tcp_and_udp_see_the_same_clip() {
-    let server = Server::new(&TWO.replace("id: b", "id: b c"));
+    // No keyframe comes by itself while the test looks.
+    let server = Server::with(&TWO.replace("id: b", "id: b c"), |command, _| {
+        let encoder = "x264enc tune=zerolatency threads=1 key-int-max=100000 option-string=scenecut=0";
+        command.args(["--keyframe-interval", "3600", "--encoder", encoder]);
+    });
     let url = server.url("/scene/a");
     let first = Client::tcp(&url);
     let (_, is_key) = first.next();
     assert!(is_key, "the first frame needs no other");
     first.until(|| server.get("/api/scenes/a")["clip"].as_u64());
     let second = Client::new(&url, "protocols=udp");
+    assert!((0..20).any(|_| second.next().1), "a keyframe comes for who has just come");
     let (seen, also): (Vec<_>, Vec<_>) = (0..40).map(|_| (first.next().0, second.next().0)).unzip();
     let seen: HashSet<_> = seen.into_iter().collect();
     let shared = also.iter().filter(|frame| seen.contains(*frame)).count();
@@ -401,7 +406,7 @@ fn only_this_machine_may_direct() {
 #[test]
 fn all_scenes_come_in_turn_and_dropped_pictures_between() {
     let mut watched = PathBuf::new();
-    let server = Server::with(TWO, |command, folder| {
+    let mut server = Server::with(TWO, |command, folder| {
         watched = folder.join("watched");
         std::fs::create_dir_all(watched.join("b")).unwrap();
         command.arg("--watch").arg(&watched);
@@ -442,6 +447,9 @@ fn all_scenes_come_in_turn_and_dropped_pictures_between() {
     std::fs::rename(server.folder.path().join("whole.png"), watched.join("b/moved.png")).unwrap();
     let status = other.until(|| Some(server.get("/api/scenes/b")).filter(|status| status["clip"] == 1));
     assert!(status["keyframe"].as_str().unwrap().ends_with("b/moved.png"), "{status:#}");
+    server.interrupt("-TERM");
+    let said = server.rest();
+    assert!(said.contains("notes.txt: not a picture") && !said.contains("dropped.png: "), "{said}");
 }
 
 #[test]
