@@ -183,6 +183,11 @@ impl Clip {
         has_ended.then(|| self.wait())
     }
 
+    /// Whether a wait has found it made.
+    pub fn is_made(&self) -> bool {
+        matches!(*self.shared.stage.lock().unwrap(), Stage::Made(..))
+    }
+
     /// The next frame of a clip that is made. `None` after the last.
     pub fn next(&self) -> Option<Frame> {
         match &mut *self.shared.stage.lock().unwrap() {

@@ -18,6 +18,8 @@ pub fn turn(next: Option<u64>, now: u64, (frames, seconds): (u64, u64)) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::turn;
+
     #[test]
     fn turns_come_one_after_the_other() {
         const RATE: (u64, u64) = (25, 2);

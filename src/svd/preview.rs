@@ -254,9 +254,13 @@ impl Preview {
         state.is_pushing
     }
 
-    /// Downstream is another, or has changed its mind.
+    /// Downstream is another, or has changed its mind: where the stream was refused, it begins anew.
     fn may_be_taken(&self) {
-        self.state.lock().unwrap().is_refused = false;
+        let mut state = self.state.lock().unwrap();
+        if std::mem::take(&mut state.is_refused) {
+            state.has_ended = false;
+            state.output = Output { origin: state.output.end(), next: state.output.next, ..Output::default() };
+        }
         self.changed.notify_all();
     }
 
@@ -361,7 +365,7 @@ impl Preview {
             }
             let is_due =
                 !state.has_ended && (!state.is_live || (state.is_playing && !state.is_over && pad.is_linked()));
-            if is_due && !state.is_refused {
+            if is_due {
                 let step = if state.is_live { state.newest.clone() } else { state.newest.take() };
                 if let Some(step) = step {
                     return Turn::Show(step);
@@ -499,11 +503,11 @@ impl Preview {
         }
     }
 
-    /// Downstream has ended the stream, or does not take it.
+    /// Downstream has ended the stream, or does not take it. It hears of its end, or a pipeline would wait for it.
     fn refuse(&self, pad: &gst::Pad, err: gst::FlowError) {
         let info = {
             let mut state = self.state.lock().unwrap();
-            state.is_refused = true;
+            (state.is_refused, state.has_ended) = (true, true);
             state.output.info.clone()
         };
         if let (gst::FlowError::NotNegotiated, Some(element), Some(info)) = (err, pad.parent_element(), info) {
@@ -519,6 +523,7 @@ impl Preview {
                 )
             );
         }
+        pad.push_event(gst::event::Eos::new());
     }
 }
 

@@ -436,7 +436,9 @@ impl Herald {
                 }
             }
             Event::Preview(frames) => {
-                if !self.cancel.is_cancelled() {
+                if frames.is_empty() {
+                    self.preview.finish();
+                } else if !self.cancel.is_cancelled() {
                     self.preview.offer(frames, self.fps, self.step.clone());
                 }
             }

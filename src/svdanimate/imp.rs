@@ -267,7 +267,26 @@ impl SvdAnimate {
         }
         state.queue.push_back(Item::Event(event));
         self.changed.notify_all();
+        drop(state);
+        self.end_preview();
         true
+    }
+
+    /// Ends the preview, if the end of the pictures is queued, and all clips before it were found to be made: whoever mixes it with the
+    /// clips must not wait for it.
+    fn end_preview(&self) {
+        let is_over = {
+            let state = self.state.lock().unwrap();
+            let is_made = |item: &Item| match item {
+                Item::Clip(clip, ..) => clip.is_made(),
+                Item::Event(_) => true,
+            };
+            let is_end = |item: &Item| matches!(item, Item::Event(event) if event.type_() == gst::EventType::Eos);
+            state.queue.iter().any(is_end) && state.queue.iter().all(is_made)
+        };
+        if is_over {
+            self.preview.finish();
+        }
     }
 
     /// Checks the caps of the pictures. Not when they come: upstream would post an error of its own, which says less.
@@ -435,7 +454,10 @@ impl SvdAnimate {
         self.begin_segment();
         (output.has_segment, output.held) = (true, Vec::new());
         let summary = match clip.wait() {
-            Outcome::Made(summary) => summary,
+            Outcome::Made(summary) => {
+                self.end_preview();
+                summary
+            }
             Outcome::Failed(err) => return Err(self.fail(errors::message(&err))),
             Outcome::Interrupted => return Err(gst::FlowError::Flushing),
         };

@@ -31,6 +31,13 @@
  * Flushes and pauses do not disturb the making. On the CPU and on Linux, the threads of the model have a niceness of 10
  * above the process's own.
  *
+ * The request pad `preview` shows how the clip in the making looks, as far as a linear map of its latents can tell: after
+ * each denoising step all frames, small (a pixel for 8x8 with SVD), RGB, at the clip's rate. Frames count on from 0 over
+ * all steps and clips; of steps that come faster than they are taken, only the newest waits, and none is shown in part. In
+ * a live run, frame `n` comes at `n` / rate, and is that of the newest step, again and again; before the first step, it is
+ * the keyframe. The stream ends when the last clip is made. Nothing behind this pad holds up the clip, or ends it. A `title` tag
+ * and the message `svdsrc-step` tell of each step. Where the pad is not linked, nothing is computed.
+ *
  * ## Example pipelines
  *
  * Shows a short clip, made by the small model that comes with the plugin:

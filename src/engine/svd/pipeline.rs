@@ -45,7 +45,8 @@ pub enum Event {
         seconds_left: f64,
     },
     /// How the clip looks as the step before foresees it, or as it was denoised before: a small picture for each frame,
-    /// one pixel to a latent. Only while [`Extras::is_watched`].
+    /// one pixel to a latent. Only while [`Extras::is_watched`]; nothing, after a warning, if it can't be told for the rest
+    /// of the clip.
     Preview(Vec<Frame>),
     /// This much of the decoding is done; told when it is a whole number more, from 1 to 100.
     Decoding {
@@ -401,6 +402,7 @@ impl Making<'_> {
                 self.is_unseen = true;
                 memory::release_cached(self.model.device);
                 (self.report)(Event::Warning(format!("{err}: the clip has no preview")));
+                (self.report)(Event::Preview(Vec::new()));
             }
         }
     }

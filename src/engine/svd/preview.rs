@@ -54,14 +54,14 @@ impl Factors {
         Ok(())
     }
 
-    /// Fits them to an autoencoder, by least squares over what it makes of a picture of soft shapes in all colours. Takes
-    /// about as long as a frame of 256x256 to encode and to decode. `config` is its own.
+    /// Fits them to an autoencoder, by least squares over what it makes of a picture of soft shapes in all colours. `config`
+    /// is its own.
     ///
     /// # Errors
     /// [`Error::NonFinite`] if its pictures are not finite; [`Error::Cancelled`] soon after the token is set.
     pub fn fit(vae: &Vae, config: &Config, device: Device, cancel: &Cancel) -> Result<Self> {
         let (channels, factor) = (config.latent_channels, config.factor());
-        let picture = shapes(FIT / factor * factor).to_device(device);
+        let picture = shapes(FIT * factor).to_device(device);
         let latents = vae.encode(&picture, cancel)?.to_kind(Kind::Float) * vae.scaling_factor();
         let how = Decoding { chunk: 1, mode: DecodeMode::Exact, keep: Keep::Device, two_pass: false };
         let decoded = vae.decode(&latents, &how, cancel, &mut |_| {})?.to_kind(Kind::Float);
@@ -107,11 +107,11 @@ impl Factors {
     }
 }
 
-/// Pixels along each side of the picture that is fitted to.
-const FIT: i64 = 256;
+/// Latents along each side of the picture that is fitted to.
+const FIT: i64 = 24;
 
-/// A picture (1, 3, side, side) in [-1, 1]: waves of all directions and lengths, the longer the stronger, as in
-/// photographs, and their colours less than their light.
+/// A picture (1, 3, side, side) in [-1, 1]: waves of all directions and lengths, the shorter the weaker, and in colour
+/// more so than in light, as in photographs.
 fn shapes(side: i64) -> Tensor {
     let options = (Kind::Float, Device::Cpu);
     let at = Tensor::arange(side, options) / side as f64 * std::f64::consts::TAU;
@@ -122,19 +122,21 @@ fn shapes(side: i64) -> Tensor {
         angle += 2.399_963;
         angle % std::f64::consts::TAU
     };
-    let mut wave = |strength: f64| {
+    // The shortest are two pixels long.
+    let octaves = (side as f64 / 2.0).log2() as i32;
+    let mut wave = |strength: f64, falloff: f64| {
         let mut sum = Tensor::zeros([side, side], options);
-        for octave in 0..6 {
+        for octave in 0..octaves {
             for _ in 0..4 {
                 let (direction, phase) = (turn(), turn() * 7.0);
-                let cycles = 1.5 * f64::from(1 << octave);
+                let cycles = f64::from(1 << octave) * (1.0 + turn() / std::f64::consts::TAU);
                 let slope = &x * (cycles * direction.cos()) + &y * (cycles * direction.sin()) + phase;
-                sum += slope.sin() * (strength / f64::from(1 << octave));
+                sum += slope.sin() * (strength * falloff.powi(octave));
             }
         }
         sum
     };
-    let light = wave(0.35);
-    let colours: Vec<_> = (0..3).map(|_| &light + wave(0.2)).collect();
+    let light = wave(0.3, 0.5);
+    let colours: Vec<_> = (0..3).map(|_| &light + wave(0.3, 0.2)).collect();
     Tensor::stack(&colours, 0).unsqueeze(0).clamp(-1.0, 1.0)
 }
