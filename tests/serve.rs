@@ -221,7 +221,12 @@ impl Raw {
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
             self.stream.read_exact(&mut byte).unwrap();
-            head.push(byte[0]);
+            if head.is_empty() && byte == *b"$" {
+                // A stream that others watch may begin before the answer.
+                self.rest_of_packet();
+            } else {
+                head.push(byte[0]);
+            }
         }
         let head = String::from_utf8_lossy(&head).into_owned();
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
@@ -250,10 +255,16 @@ impl Raw {
 
     /// Reads a packet of the stream.
     fn packet(&mut self) {
-        let mut head = [0; 4];
+        let mut first = [0];
+        self.stream.read_exact(&mut first).unwrap();
+        assert_eq!(first, *b"$");
+        self.rest_of_packet();
+    }
+
+    fn rest_of_packet(&mut self) {
+        let mut head = [0; 3];
         self.stream.read_exact(&mut head).unwrap();
-        assert_eq!(head[0], b'$');
-        let mut packet = vec![0; usize::from(u16::from_be_bytes([head[2], head[3]]))];
+        let mut packet = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
         self.stream.read_exact(&mut packet).unwrap();
     }
 }
@@ -588,13 +599,20 @@ fn soak() {
         if spent > Duration::from_secs(seconds) {
             break;
         }
+        let slow = |what: &str, since: Instant| {
+            if since.elapsed() > Duration::from_secs(2) {
+                println!("{:4} s: {what} took {:.1} s", spent.as_secs(), since.elapsed().as_secs_f64());
+            }
+        };
         observer.frames(3);
+        slow("three frames of /live", begun + spent);
         let path = ["/scene/a", "/scene/b", "/preview/a"][round % 3];
         let came = Instant::now();
         if round % 2 == 0 {
             let client = Client::new(&server.url(path), ["protocols=tcp", "protocols=udp"][round / 2 % 2]);
             while !client.next().1 {}
             waits.push(came.elapsed().as_secs_f64());
+            slow(path, came);
             client.frames(5);
         } else {
             // Gone without a word.
@@ -602,6 +620,7 @@ fn soak() {
             raw.play();
             raw.packet();
             waits.push(came.elapsed().as_secs_f64());
+            slow(path, came);
         }
         if round % 20 == 0 {
             server.set("/api/scenes/a/regenerate", json!({}));
