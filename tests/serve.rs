@@ -530,7 +530,8 @@ fn clients_that_vanish_stall_or_send_garbage_leave_nothing_behind() {
         if let Some(before) = before {
             let [files, threads] = sizes(&stats);
             let [files_before, threads_before] = before;
-            assert!(files <= files_before + 2 && threads <= threads_before + 2, "{round}: {before:?}, {stats:#}");
+            // GLib keeps some threads for a while. What each client left, or each that vanished, would be 25 and more.
+            assert!(files <= files_before + 2 && threads <= threads_before + 10, "{round}: {before:?}, {stats:#}");
         }
         before = Some(sizes(&stats));
     }
