@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MPL-2.0
 #
-# Runs each element's pipelines, with tiny models, under valgrind: to the end, stopped, flushed, with an error, and with pads
-# that lose one another. An error that scripts/valgrind.supp does not name fails. It takes seconds to minutes an
-# element, and more than ten for those of Stable Video Diffusion. Arguments choose elements, by the names in tests/common/behaviour.rs.
+# Runs each element's pipelines, with tiny models, under valgrind: to the end, stopped, flushed, with an error, with pads that
+# lose one another, and with previews. An error that scripts/valgrind.supp does not name fails. Arguments choose elements, by
+# their names in tests/common/behaviour.rs.
 set -eu
 cd "$(dirname "$0")/.."
 command -v valgrind >/dev/null || { echo "memcheck: valgrind is missing: apt-get install valgrind" >&2; exit 1; }
