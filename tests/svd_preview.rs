@@ -19,7 +19,7 @@ use tch::{Device, Kind, Tensor};
 mod common;
 
 use common::behaviour::{check_complaints, listen};
-use common::svd::{FILES, PATIENCE, Pipeline, SINK, check_times, errors, info, is_end, picture};
+use common::svd::{FILES, PATIENCE, Pipeline, SINK, check_times, errors, info, is_end, picture, pull};
 use common::{file, recipe};
 
 const CPU: Device = Device::Cpu;
@@ -235,7 +235,7 @@ fn play_all(pipeline: &Pipeline) -> (Vec<gst::Sample>, Vec<gst::Sample>, Vec<gst
 fn play(pipeline: &Pipeline) -> (Vec<gst::Sample>, Vec<gst::Sample>, Vec<gst::Message>) {
     let (clip, view) = (sink(pipeline, "sink"), sink(pipeline, "view"));
     pipeline.play();
-    let samples = |sink: gst_app::AppSink| std::iter::from_fn(move || sink.pull_sample().ok()).collect::<Vec<_>>();
+    let samples = |sink: gst_app::AppSink| std::iter::from_fn(move || pull(&sink)).collect::<Vec<_>>();
     let view = std::thread::spawn(move || samples(view));
     let clip = samples(clip);
     let view = view.join().unwrap();
@@ -362,13 +362,13 @@ fn who_stands_still_holds_nothing_up() {
     let pushed = count(&pipeline.src().static_pad("preview").unwrap());
     pipeline.play();
     let clip = sink(&pipeline, "sink");
-    assert_eq!(std::iter::from_fn(|| clip.pull_sample().ok()).count(), 6);
+    assert_eq!(std::iter::from_fn(|| pull(&clip)).count(), 6);
     has_ended.recv_timeout(PATIENCE.into()).unwrap();
     // What is kept, what waits at the sink: nothing more.
     assert!(pushed.load(std::sync::atomic::Ordering::Relaxed) <= 3);
     // Then it sees the rest of the step it was at, and the last step, whole.
     let view = sink(&pipeline, "view");
-    let samples: Vec<_> = std::iter::from_fn(|| view.pull_sample().ok()).collect();
+    let samples: Vec<_> = std::iter::from_fn(|| pull(&view)).collect();
     check_times(&samples, info(&samples[0]).fps());
     assert_eq!(samples.len(), 6);
     let (_, all, _) = play_all(&source("num-clips=2", CLIP, VIEW));
@@ -389,7 +389,7 @@ fn stopping_does_not_wait_for_who_stands_still() {
             // It keeps what it has until NULL.
             while view.try_pull_sample(ClockTime::ZERO).is_some() {}
             pipeline.play();
-            let samples: Vec<_> = (0..4).map(|_| view.pull_sample().unwrap()).collect();
+            let samples: Vec<_> = (0..4).map(|_| pull(&view).unwrap()).collect();
             check_times(&samples, info(&samples[0]).fps());
         }
     }
@@ -410,7 +410,7 @@ fn the_pad_comes_and_goes_while_the_element_runs() {
         let pad = src.request_pad_simple("preview").unwrap();
         let pushed = count(&pad);
         pad.link(&view.static_pad("sink").unwrap()).unwrap();
-        let samples: Vec<_> = (0..4).map(|_| view.pull_sample().unwrap()).collect();
+        let samples: Vec<_> = (0..4).map(|_| pull(&view).unwrap()).collect();
         check_times(&samples, info(&samples[0]).fps());
         // Nobody takes frames any more, or all are.
         while stands_still && pushed.load(std::sync::atomic::Ordering::Relaxed) < 6 {
@@ -432,7 +432,7 @@ fn another_may_look_after_the_first_has_gone() {
     let pad = pipeline.src().static_pad("preview").unwrap();
     pipeline.play();
     let view = sink(&pipeline, "view");
-    view.pull_sample().unwrap();
+    pull(&view).unwrap();
     pad.unlink(&view.static_pad("sink").unwrap()).unwrap();
     // Clips go on.
     pipeline.messages_until(is_end);
@@ -441,7 +441,7 @@ fn another_may_look_after_the_first_has_gone() {
     pipeline.0.add(&other).unwrap();
     other.sync_state_with_parent().unwrap();
     pad.link(&other.static_pad("sink").unwrap()).unwrap();
-    let sample = other.pull_sample().unwrap();
+    let sample = pull(&other).unwrap();
     assert!(sample.caps().is_some() && sample.segment().is_some());
 }
 
@@ -479,7 +479,7 @@ fn an_end_or_a_refusal_behind_the_preview_leaves_the_clip_alone() {
         let pipeline = source("num-clips=2", SINK, view);
         let clip = sink(&pipeline, "sink");
         pipeline.play();
-        let samples: Vec<_> = std::iter::from_fn(|| clip.pull_sample().ok()).collect();
+        let samples: Vec<_> = std::iter::from_fn(|| pull(&clip)).collect();
         assert!(pictures(&samples) == wanted, "{view}");
         let messages = pipeline.messages_until_eos();
         assert_eq!(errors(&messages), [""; 0], "{view}");
@@ -501,11 +501,11 @@ fn a_flush_begins_the_preview_anew() {
     pipeline.play();
     let view = sink(&pipeline, "view");
     for sets_time in [true, false] {
-        let before: Vec<_> = (0..4).map(|_| view.pull_sample().unwrap()).collect();
+        let before: Vec<_> = (0..4).map(|_| pull(&view).unwrap()).collect();
         let last = before[3].buffer().unwrap().offset();
         assert!(pipeline.src().send_event(gst::event::FlushStart::new()));
         assert!(pipeline.src().send_event(gst::event::FlushStop::new(sets_time)));
-        let sample = view.pull_sample().unwrap();
+        let sample = pull(&view).unwrap();
         let buffer = sample.buffer().unwrap();
         assert!(buffer.flags().contains(gst::BufferFlags::DISCONT));
         assert_eq!(buffer.pts() == Some(ClockTime::ZERO), sets_time, "{buffer:?} after {last}");
@@ -521,7 +521,7 @@ fn queries_answer() {
     let pad = pipeline.src().static_pad("preview").unwrap();
     assert!(pad.query_caps(None).can_intersect(&"video/x-raw,format=RGB,width=8".parse::<gst::Caps>().unwrap()));
     pipeline.play();
-    sink(&pipeline, "view").pull_sample().unwrap();
+    pull(&sink(&pipeline, "view")).unwrap();
     let caps = pad.query_caps(None);
     let factor = inspect(&FILES.model).unwrap().vae.factor() as i32;
     assert_eq!(caps.structure(0).unwrap().get::<i32>("width"), Ok(32 / factor));
@@ -569,7 +569,7 @@ fn a_live_preview_comes_by_the_clock() {
     pipeline.play();
     let mut latency = gst::query::Latency::new();
     let pad = src.static_pad("preview").unwrap();
-    let mut samples = vec![view.pull_sample().unwrap()];
+    let mut samples = vec![pull(&view).unwrap()];
     assert!(pad.query(&mut latency));
     assert_eq!(latency.result(), (true, ClockTime::from_mseconds(100), ClockTime::NONE));
     // Both pads wait for the same time.
@@ -578,7 +578,7 @@ fn a_live_preview_comes_by_the_clock() {
         assert!(are_there);
         clock.set_time(waits.iter().map(|wait| wait.time()).max().unwrap());
         clock.process_id_list(&waits.iter().collect::<Vec<_>>());
-        view.try_pull_sample(PATIENCE).expect("a frame comes when its time has come")
+        view.try_pull_sample(PATIENCE).map(|sample| sample.copy()).expect("a frame comes when its time has come")
     };
     while samples.len() < 3 {
         samples.push(next());

@@ -153,6 +153,11 @@ impl Inner {
 impl Taker {
     /// Gives it a frame. Gives whether it has missed none that it could have had.
     fn give(&mut self, source: &gst_app::AppSrc, unit: &Unit) -> bool {
+        if source.current_state() != gst::State::Playing {
+            // Paused: it goes on with what is new then, and its clock stands still meanwhile.
+            (self.needs_key, self.offset) = (true, None);
+            return true;
+        }
         if source.current_level_buffers() >= QUEUE {
             self.needs_key = true;
             return false;

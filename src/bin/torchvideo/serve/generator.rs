@@ -2,7 +2,6 @@
 //! A pipeline that makes and shows clips without an end, whoever looks. It is begun when somebody looks for the first time,
 //! and then goes on.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -99,8 +98,6 @@ pub struct Generator {
     /// How the clip in the making looks so far.
     pub preview: Output,
     listener: Mutex<Option<Listener>>,
-    /// How often it was ended.
-    ended: AtomicU64,
     /// Held while it is begun or ended.
     beginning: Mutex<()>,
     pipeline: Mutex<Option<gst::Pipeline>>,
@@ -153,7 +150,6 @@ impl Generator {
             shown: Output::default(),
             preview: Output::default(),
             listener: Mutex::default(),
-            ended: AtomicU64::new(0),
             beginning: Mutex::default(),
             pipeline: Mutex::default(),
             status: Mutex::default(),
@@ -230,11 +226,6 @@ impl Generator {
         has_failed
     }
 
-    /// The number of its run: what was made in another is not gone on with.
-    pub fn run(&self) -> u64 {
-        self.ended.load(Ordering::Relaxed)
-    }
-
     /// Ends it, if it runs.
     pub fn end(&self) {
         let _beginning = self.beginning.lock().unwrap();
@@ -247,7 +238,6 @@ impl Generator {
         if let Some(pipeline) = pipeline {
             let _ = pipeline.set_state(gst::State::Null);
         }
-        self.ended.fetch_add(1, Ordering::Relaxed);
         self.shown.reset();
         self.preview.reset();
         *self.picture.lock().unwrap() = None;
@@ -305,7 +295,10 @@ impl Generator {
     fn is_open(&self) -> bool {
         let is_watched = !self.shown.feeds.is_idle();
         let mut gate = self.gate.lock().unwrap();
-        let is_open = is_watched || gate.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
+        if is_watched {
+            gate.looked = Some(Instant::now());
+        }
+        let is_open = gate.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
         let was_open = std::mem::replace(&mut gate.is_open, is_open);
         drop(gate);
         if was_open && !is_open {

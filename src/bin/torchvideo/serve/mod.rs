@@ -74,6 +74,18 @@ pub struct Serve {
     max_clients: u32,
 }
 
+/// Lets the program open as many files as it may, where a shell's limit is lower: a client over UDP takes 16.
+fn allow_files() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls look at the structure only while they run.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|seconds| (0.1..=3600.0).contains(seconds)).ok_or_else(|| "use 0.1 to 3600".into())
 }
@@ -112,6 +124,7 @@ impl Serve {
     /// In words why it can't be served.
     pub fn run(&self, scenes: &[&Scene]) -> Result<ExitCode, String> {
         let options = self.options()?;
+        allow_files();
         let encoder = match &self.encoder {
             Some(encoder) => encoder.clone(),
             None => job::h264_encoder()?.to_string(),

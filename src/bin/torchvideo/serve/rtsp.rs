@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
-//! The RTSP server: a path for each mount, whose media only hands on what its generator has made.
+//! The RTSP server: a path for each mount. Each client has a media of its own, which only hands on what the mount's
+//! generator has made for all.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,6 @@ const THREADS: i32 = 8;
 /// The most connections that have not been accepted yet, and bytes of a request's body.
 const BACKLOG: i32 = 64;
 const BODY: u32 = 64 * 1024;
-/// How long a media that nobody looks at stays, for who comes next.
-const REST: Duration = Duration::from_secs(5);
 /// Who may look.
 const ROLE: &str = "viewer";
 
@@ -58,7 +56,6 @@ type Clients = Arc<Mutex<Vec<(glib::WeakRef<RTSPClient>, Instant)>>>;
 pub struct Server {
     server: RTSPServer,
     sessions: RTSPSessionPool,
-    factories: Vec<(String, Factory)>,
     clients: Clients,
     source: Mutex<Option<glib::SourceId>>,
     timeout: Duration,
@@ -92,13 +89,11 @@ impl Server {
         sessions.set_max_sessions(options.max_clients);
         server.set_session_pool(Some(&sessions));
         let paths = RTSPMountPoints::new();
-        let (mut views, mut factories) = (Vec::new(), Vec::new());
+        let mut views = Vec::new();
         for mount in mounts {
             for view in [View::Clip, View::Preview] {
                 let path = mount.path_of(view);
-                let factory = Factory::new(mount, view, options);
-                paths.add_factory(&path, factory.clone());
-                factories.push((path.clone(), factory));
+                paths.add_factory(&path, Factory::new(mount, view, options));
                 views.push((path, view, mount.clone()));
             }
         }
@@ -151,7 +146,7 @@ impl Server {
         })?;
         let scheme = if options.tls.is_some() { "rtsps" } else { "rtsp" };
         let source = Mutex::new(Some(source));
-        Ok(Arc::new(Self { server, sessions, factories, clients, source, timeout, scheme }))
+        Ok(Arc::new(Self { server, sessions, clients, source, timeout, scheme }))
     }
 
     /// The address of a path.
@@ -166,14 +161,10 @@ impl Server {
         format!("{}://{host}:{}{path}", self.scheme, self.server.bound_port())
     }
 
-    /// Looks after who is there: to be called now and then. Ends sessions without a sign of life, connections without
-    /// a session, and media without somebody who looks.
+    /// Looks after who is there: to be called now and then. Ends sessions without a sign of life, and connections without
+    /// a session.
     pub fn tidy(&self) {
         self.sessions.cleanup();
-        let watching = self.audience().watching;
-        for (path, factory) in &self.factories {
-            factory.imp().rest(watching.contains_key(path));
-        }
         let idle: Vec<_> = {
             let mut clients = self.clients.lock().unwrap();
             clients.retain(|(client, _)| client.upgrade().is_some());
@@ -215,7 +206,6 @@ impl Server {
         for session in self.sessions.filter(None) {
             let _ = self.sessions.remove(&session);
         }
-        self.factories.iter().for_each(|(_, factory)| factory.imp().release());
     }
 }
 
@@ -258,7 +248,7 @@ impl Factory {
     fn new(mount: &Arc<Mount>, view: View, options: &Options) -> Self {
         let factory: Self = glib::Object::new();
         let _ = factory.imp().of.set((mount.clone(), view));
-        factory.set_shared(true);
+        // Not shared: clients of one media hold each other up (ARCHITECTURE.md, "A frame's way to who watches").
         // Over UDP, packets would not be encrypted.
         let udp = if options.tls.is_none() { RTSPLowerTrans::UDP } else { RTSPLowerTrans::empty() };
         factory.set_protocols(RTSPLowerTrans::TCP | udp);
@@ -288,50 +278,6 @@ mod imp {
     #[derive(Default)]
     pub struct Factory {
         pub of: OnceLock<(Arc<Mount>, View)>,
-        /// The media that there is, and since when nobody looks.
-        held: Mutex<Option<(RTSPMedia, Option<Instant>)>>,
-        /// How many there were before.
-        released: AtomicU64,
-    }
-
-    impl Factory {
-        /// Holds a media that is prepared, as if one more looked: else it would end as the last one leaves, and whoever came
-        /// in that moment would be turned away.
-        fn hold(&self, media: &RTSPMedia) {
-            if self.held.lock().unwrap().as_ref().is_some_and(|(held, _)| held == media) {
-                return;
-            }
-            if media.prepare(None).is_err() {
-                return;
-            }
-            let before = self.held.lock().unwrap().replace((media.clone(), None));
-            if let Some((media, _)) = before {
-                let _ = media.unprepare();
-            }
-        }
-
-        /// Nobody comes to the media any more; it ends when those who look have left.
-        pub fn release(&self) {
-            // First, so that who comes from now on gets another one.
-            self.released.fetch_add(1, Ordering::Relaxed);
-            let held = self.held.lock().unwrap().take();
-            if let Some((media, _)) = held {
-                let _ = media.unprepare();
-            }
-        }
-
-        /// Lets go of a media that nobody has looked at for a while.
-        pub fn rest(&self, is_watched: bool) {
-            let is_old = {
-                let mut held = self.held.lock().unwrap();
-                let Some((_, idle)) = held.as_mut() else { return };
-                *idle = if is_watched { None } else { Some(idle.unwrap_or_else(Instant::now)) };
-                idle.is_some_and(|idle| idle.elapsed() > REST)
-            };
-            if is_old {
-                self.release();
-            }
-        }
     }
 
     #[glib::object_subclass]
@@ -344,13 +290,6 @@ mod imp {
     impl ObjectImpl for Factory {}
 
     impl RTSPMediaFactoryImpl for Factory {
-        /// Whatever a client writes behind the path, there is one media; but what has ended is not gone on with.
-        fn gen_key(&self, _url: &gst_rtsp::RTSPUrl) -> Option<glib::GString> {
-            let (mount, view) = self.of.get()?;
-            let (run, released) = (mount.generator.run(), self.released.load(Ordering::Relaxed));
-            Some(format!("{}#{run}.{released}", mount.path_of(*view)).into())
-        }
-
         fn create_element(&self, _url: &gst_rtsp::RTSPUrl) -> Option<gst::Element> {
             let (mount, view) = self.of.get()?;
             let line = match mount.open() {
@@ -371,12 +310,6 @@ mod imp {
 
         fn configure(&self, media: &RTSPMedia) {
             self.parent_configure(media);
-            let weak = self.downgrade();
-            media.connect_prepared(move |media| {
-                if let Some(factory) = weak.upgrade() {
-                    factory.hold(media);
-                }
-            });
             let Some((mount, view)) = self.of.get() else { return };
             let feed = media.element().downcast::<gst::Bin>().ok().and_then(|bin| bin.by_name("feed"));
             if let Some(feed) = feed.and_then(|feed| feed.downcast::<gst_app::AppSrc>().ok()) {
