@@ -12,7 +12,7 @@ else
 export LIBTORCH
 endif
 
-.PHONY: help setup build test lint fmt demo models fixtures bench-upscale clean
+.PHONY: help setup build test lint fmt demo memcheck models fixtures bench-upscale clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ test: lint build ## lint, load the plugin in a clean environment, run the tests
 
 fmt: setup ## format the code
 	cargo fmt
+
+memcheck: build ## run each element's pipelines under valgrind (minutes; installs nothing)
+	@sh scripts/memcheck.sh
 
 demo: build ## make demo/clip.mp4 and demo/contact-sheet.png from a photograph
 	@sh scripts/demo.sh

@@ -22,7 +22,10 @@ die() {
 
 packages="build-essential ca-certificates make pkg-config python3-venv
     libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-base
-    gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly"
+    gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly
+    gstreamer1.0-rtsp python3-gi python3-numpy gir1.2-gstreamer-1.0 gir1.2-gst-plugins-base-1.0
+    gir1.2-gst-rtsp-server-1.0
+    libgstrtspserver-1.0-dev glib-networking ffmpeg openssl"
 
 missing_packages() {
     missing=
@@ -51,15 +54,15 @@ fi
 
 # The same on every system, and quick: what is needed is there, and new enough.
 missing=
-for program in c++ pkg-config python3 gst-inspect-1.0 gst-launch-1.0; do
+for program in c++ pkg-config python3 gst-inspect-1.0 gst-launch-1.0 ffmpeg openssl; do
     command -v "$program" >/dev/null || missing="$missing $program"
 done
 for module in gstreamer-1.0 gstreamer-app-1.0 gstreamer-base-1.0 gstreamer-check-1.0 gstreamer-pbutils-1.0 \
-    gstreamer-video-1.0; do
+    gstreamer-rtsp-server-1.0 gstreamer-video-1.0; do
     pkg-config --atleast-version=1.22 "$module" 2>/dev/null || missing="$missing $module>=1.22"
 done
 [ -z "$missing" ] || die "missing:$missing. Install them with their development files, and GStreamer's base, \
-good, bad and ugly plugins; then start again."
+good, bad and ugly plugins, and its RTSP server; then start again."
 
 # --- Rust
 

@@ -141,7 +141,8 @@ fn clip(model: &mut Model, params: &Params) -> Result<Vec<Frame>> {
         }
         Event::Decoding { percent } => percents.push(percent),
         Event::Warning(text) => panic!("{text}"),
-        Event::Planned(..) | Event::DenoisedBefore(_) | Event::Encoded | Event::Step { .. } => {}
+        Event::Planned(..) | Event::DenoisedBefore(_) | Event::Encoded => {}
+        Event::Step { .. } | Event::Preview(_) => {}
     })?;
     assert!(percents.is_sorted_by(|a, b| a < b), "{percents:?}");
     Ok(frames)

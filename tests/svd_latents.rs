@@ -12,7 +12,7 @@ use gst::MessageView;
 use gst::prelude::*;
 use gsttorchvideo::engine::device::DeviceChoice;
 use gsttorchvideo::engine::image::Frame;
-use gsttorchvideo::engine::svd::{Estimate, Event, LatentsFolder, Model, Params, Summary, generate_keeping};
+use gsttorchvideo::engine::svd::{Estimate, Event, Extras, LatentsFolder, Model, Params, Summary, generate_with};
 use gsttorchvideo::engine::worker::Cancel;
 use gsttorchvideo::engine::{Error, Result};
 use tch::{Device, Kind};
@@ -68,6 +68,10 @@ fn params() -> Params {
     Params { num_frames: 3, width: 32, height: 40, num_inference_steps: 2, ..Params::default() }
 }
 
+fn extras(latents: Option<&LatentsFolder>) -> Extras<'_> {
+    Extras { latents, ..Extras::default() }
+}
+
 /// A clip, and what was told of it.
 struct Made {
     frames: Vec<Frame>,
@@ -88,8 +92,9 @@ fn make_of(model: &mut Model, keyframe: &Frame, params: &Params, folder: Option<
         Event::Decoded(decoded) => frames.extend(decoded),
         Event::Warning(text) => warnings.push(text),
         Event::Encoded | Event::Decoding { .. } => assert!(estimate.is_some()),
+        Event::Preview(_) => panic!("nobody watches"),
     };
-    let summary = generate_keeping(model, keyframe, params, folder, &Cancel::default(), &mut report).unwrap();
+    let summary = generate_with(model, keyframe, params, extras(folder), &Cancel::default(), &mut report).unwrap();
     Made { frames, estimate: estimate.expect("a plan comes first"), steps, before, warnings, summary }
 }
 
@@ -100,7 +105,7 @@ fn make(model: &mut Model, params: &Params, folder: Option<&LatentsFolder>) -> M
 /// Begins a clip, and does `end` when the first of it is decoded.
 fn end_in_decoding(model: &mut Model, folder: &LatentsFolder, end: impl Fn(&Cancel)) -> Result<Summary> {
     let cancel = Cancel::default();
-    generate_keeping(model, &noise(48, 40, 3), &params(), Some(folder), &cancel, &mut |event| {
+    generate_with(model, &noise(48, 40, 3), &params(), extras(Some(folder)), &cancel, &mut |event| {
         if let Event::Decoding { .. } = event {
             end(&cancel);
         }

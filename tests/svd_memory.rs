@@ -58,7 +58,7 @@ fn make(model: &mut Model, params: &Params) -> Result<Made> {
             Event::Warning(text) => return warnings.push(text),
             Event::Decoded(decoded) => return frames.extend(decoded),
             Event::DenoisedBefore(_) | Event::Encoded => 0,
-            Event::Step { .. } => 1,
+            Event::Step { .. } | Event::Preview(_) => 1,
             Event::Decoding { .. } => 2,
         };
         peaks[stage] = memory::usage(CPU).peak.max(peaks[stage]);

@@ -204,7 +204,7 @@ fn whole_pipeline() {
                 Event::Step { step, steps, .. } => events.push(format!("{step}/{steps}")),
                 Event::Encoded => events.push("encoded".into()),
                 Event::Planned(..) => events.push("planned".into()),
-                Event::DenoisedBefore(_) | Event::Decoding { .. } => {}
+                Event::DenoisedBefore(_) | Event::Decoding { .. } | Event::Preview(_) => {}
                 Event::Warning(text) => panic!("{text}"),
             },
         )

@@ -232,3 +232,50 @@ fn clips_are_told_of() {
     };
     assert!(messages.iter().any(has_tags));
 }
+
+#[test]
+fn an_event_that_meets_the_stop_is_no_error() {
+    let pipeline = animate(&still(-1), "", SINK);
+    let [sink, src] = ["sink", "src"].map(|name| pipeline.src().static_pad(name).unwrap());
+    // The thread that pushes is held, so that the pads can't be stopped: the element has only begun to.
+    let ((reached, has_reached), (release, is_released)) =
+        (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let is_released = std::sync::Mutex::new(is_released);
+    src.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let _ = reached.send(());
+        let _ = is_released.lock().unwrap().recv();
+        gst::PadProbeReturn::Remove
+    });
+    pipeline.play();
+    has_reached.recv().unwrap();
+    let it = pipeline.src();
+    let stopping = std::thread::spawn(move || it.set_state(gst::State::Ready));
+    while !src.pad_flags().contains(gst::PadFlags::FLUSHING) {
+        std::thread::yield_now();
+    }
+    assert!(!sink.pad_flags().contains(gst::PadFlags::FLUSHING));
+    assert!(sink.send_event(gst::event::Tag::new(gst::TagList::new())));
+    drop(release);
+    stopping.join().unwrap().unwrap();
+}
+
+#[test]
+fn tags_outlive_a_flush() {
+    let model = FILES.model.display();
+    let line = format!("svdanimate device=cpu model-path=\"{model}\" num-inference-steps=1 {SMALL}");
+    let mut harness = gst_check::Harness::with_element(&gst::parse::launch(&line).unwrap(), Some("sink"), Some("src"));
+    harness.set_src_caps("video/x-raw,format=RGB,width=8,height=8,framerate=1/1".parse().unwrap());
+    let mut tags = gst::TagList::new();
+    tags.get_mut().unwrap().add::<gst::tags::Title>(&"x", gst::TagMergeMode::Append);
+    // It waits for the caps of the first clip.
+    assert!(harness.push_event(gst::event::Tag::new(tags)));
+    assert!(harness.push_event(gst::event::FlushStart::new()));
+    assert!(harness.push_event(gst::event::FlushStop::new(true)));
+    assert!(harness.push_event(gst::event::Segment::new(&gst::FormattedSegment::<ClockTime>::new())));
+    harness.push(gst::Buffer::from_slice([0; 8 * 8 * 3])).unwrap();
+    harness.pull().unwrap();
+    let pad = harness.sinkpad().unwrap();
+    let tags = (0..).map_while(|index| pad.sticky_event::<gst::event::Tag>(index));
+    let titles: Vec<_> = tags.filter_map(|tag| Some(tag.tag().get::<gst::tags::Title>()?.get().to_owned())).collect();
+    assert_eq!(titles, ["x"]);
+}

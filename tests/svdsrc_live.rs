@@ -54,7 +54,8 @@ impl Live {
             self.turn();
         }
         let sample = self.sink.try_pull_sample(PATIENCE).expect("a frame comes when its time has come");
-        self.samples.push(sample);
+        // A copy: after a flush, GStreamer 1.22's appsink writes to its last sample, whoever has it too.
+        self.samples.push(sample.copy());
         self.messages.extend(std::iter::from_fn(|| self.pipeline.0.bus().unwrap().pop()));
         picture(self.samples.last().unwrap())
     }

@@ -176,7 +176,7 @@ pub(super) fn known(document: &Document, map: &Mapping, place: &[Step], keys: &[
 }
 
 /// The name that was probably meant.
-pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |other: &&str| (strsim::normalized_damerau_levenshtein(name, other) * 1e6) as u64;
     names.max_by_key(likeness).filter(|near| likeness(near) >= 600_000)
 }

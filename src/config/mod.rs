@@ -33,7 +33,8 @@ pub use presets::Preset;
 pub use schema::{CONTAINERS, Key, Section};
 
 use crate::settings::Layer;
-use layers::{Layers, known, mapping, nearest, outside};
+pub(crate) use layers::nearest;
+use layers::{Layers, known, mapping, outside};
 use yaml::{Document, Step};
 
 /// What is wrong with a file, and where.

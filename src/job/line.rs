@@ -38,42 +38,7 @@ impl Line {
     /// # Errors
     /// In words what the scene or the machine lacks.
     pub fn of(scene: &Scene) -> Result<Self, String> {
-        let keyframe = scene.keyframe.as_ref().ok_or("the scene has no keyframe: name a picture")?;
-        let mut video = scene.layer(Section::Video);
-        video.insert("location".into(), keyframe.to_string_lossy().into_owned().into());
-        let mut text = element("svdsrc name=source", &video);
-        let device = scene.get(Section::Video, "device");
-        let of = |section| {
-            let mut layer = scene.layer(section);
-            // One device for all, unless something else is said.
-            if let (false, Some(device)) = (layer.is_empty(), device) {
-                layer.entry("device".into()).or_insert_with(|| device.clone());
-            }
-            layer
-        };
-        let mut postprocess = of(Section::Postprocess);
-        let size = ["target-width", "target-height"].map(|name| postprocess.remove(name));
-        // It says of the model what the model says itself.
-        postprocess.remove("model-scale");
-        let is_sized = size.iter().any(Option::is_some);
-        if is_sized {
-            // The element makes any size, and can't make two.
-            postprocess.remove("outscale");
-        }
-        if !postprocess.is_empty() || is_sized {
-            text += &element(" ! realesrganscale name=upscale", &postprocess);
-            let [width, height] = size;
-            let sides = [("width", width), ("height", height)];
-            let sides: Vec<_> =
-                sides.iter().filter_map(|(name, side)| Some(format!(",{name}={}", side.as_ref()?))).collect();
-            if !sides.is_empty() {
-                let _ = write!(text, " ! video/x-raw{},pixel-aspect-ratio=1/1", sides.concat());
-            }
-        }
-        let framerate = of(Section::Framerate);
-        if !framerate.is_empty() {
-            text += &element(" ! frameratetune name=tune", &framerate);
-        }
+        let mut text = pictures(scene, scene.layer(Section::Video))?;
         let output = |key| scene.get(Section::Output, key).and_then(Json::as_str);
         let container = output("container").unwrap_or(CONTAINER);
         let is_webm = container == "webm";
@@ -104,6 +69,49 @@ impl Line {
         let file = quoted(&path.to_string_lossy());
         format!("{} mux. ! filesink name=file location={file}", self.text)
     }
+}
+
+/// The part of a scene's pipeline that makes pictures, with these properties of `svdsrc`.
+///
+/// # Errors
+/// The scene has no keyframe.
+pub fn pictures(scene: &Scene, mut video: Layer) -> Result<String, String> {
+    let keyframe = scene.keyframe.as_ref().ok_or("the scene has no keyframe: name a picture")?;
+    video.insert("location".into(), keyframe.to_string_lossy().into_owned().into());
+    let mut text = element("svdsrc name=source", &video);
+    let device = scene.get(Section::Video, "device");
+    let of = |section| {
+        let mut layer = scene.layer(section);
+        // One device for all, unless something else is said.
+        if let (false, Some(device)) = (layer.is_empty(), device) {
+            layer.entry("device".into()).or_insert_with(|| device.clone());
+        }
+        layer
+    };
+    let mut postprocess = of(Section::Postprocess);
+    let size = ["target-width", "target-height"].map(|name| postprocess.remove(name));
+    // It says of the model what the model says itself.
+    postprocess.remove("model-scale");
+    let is_sized = size.iter().any(Option::is_some);
+    if is_sized {
+        // The element makes any size, and can't make two.
+        postprocess.remove("outscale");
+    }
+    if !postprocess.is_empty() || is_sized {
+        text += &element(" ! realesrganscale name=upscale", &postprocess);
+        let [width, height] = size;
+        let sides = [("width", width), ("height", height)];
+        let sides: Vec<_> =
+            sides.iter().filter_map(|(name, side)| Some(format!(",{name}={}", side.as_ref()?))).collect();
+        if !sides.is_empty() {
+            let _ = write!(text, " ! video/x-raw{},pixel-aspect-ratio=1/1", sides.concat());
+        }
+    }
+    let framerate = of(Section::Framerate);
+    if !framerate.is_empty() {
+        text += &element(" ! frameratetune name=tune", &framerate);
+    }
+    Ok(text)
 }
 
 /// The first of these that is installed.

@@ -3,6 +3,7 @@
 
 mod check;
 mod line;
+mod live;
 mod manual;
 mod page;
 mod probe;
@@ -13,6 +14,7 @@ mod sweep;
 
 pub use check::{check, file_name, folder_of};
 pub use line::{CONTAINER, Line};
+pub use live::{Live, check_keyframe, h264_encoder, keyframe};
 pub use manual::manual;
 pub use render::{Job, Outcome, Told};
 pub use report::{Advice, Estimate, Level, Report, Value, gigabytes, time};

@@ -10,7 +10,7 @@ use super::keyframe::Keyframe;
 use super::session::Herald;
 use crate::engine::image::Frame;
 use crate::engine::svd::anchor::{self, Statistics};
-use crate::engine::svd::{self, Event, LatentsFolder, Model, Params, Summary};
+use crate::engine::svd::{self, Event, Extras, LatentsFolder, Model, Params, Summary};
 use crate::engine::worker::{Cancel, Reply, Worker};
 use crate::engine::{Error, Result};
 
@@ -183,6 +183,11 @@ impl Clip {
         has_ended.then(|| self.wait())
     }
 
+    /// Whether a wait has found it made.
+    pub fn is_made(&self) -> bool {
+        matches!(*self.shared.stage.lock().unwrap(), Stage::Made(..))
+    }
+
     /// The next frame of a clip that is made. `None` after the last.
     pub fn next(&self) -> Option<Frame> {
         match &mut *self.shared.stage.lock().unwrap() {
@@ -276,13 +281,14 @@ impl Job {
         herald: &mut Herald,
     ) -> Result<(Vec<Frame>, Summary)> {
         let mut made = Vec::new();
+        let is_watched = herald.is_watched();
         let mut report = |event| {
-            let Event::Decoded(frames) = event else { return herald.tell(&event) };
+            let Event::Decoded(frames) = event else { return herald.tell(event) };
             made.extend(frames);
             herald.decoded(made.len() as i64, params.num_frames);
         };
-        let latents = self.latents.as_ref();
-        let summary = svd::generate_keeping(model, keyframe, params, latents, &self.cancel, &mut report)?;
+        let extras = Extras { latents: self.latents.as_ref(), is_watched: &is_watched };
+        let summary = svd::generate_with(model, keyframe, params, extras, &self.cancel, &mut report)?;
         if let Some(Link { anchor: statistics, .. }) = &self.order.link {
             if statistics.get().is_none() {
                 let (width, height) = (params.width as usize, params.height as usize);

@@ -16,7 +16,9 @@ use crate::video;
 
 pub mod clip;
 pub mod keyframe;
+pub mod pace;
 pub mod plan;
+pub mod preview;
 pub mod provenance;
 pub mod session;
 pub mod settings;

@@ -30,6 +30,11 @@ impl Plan {
         self.framerate
     }
 
+    /// The parameters, before downstream has chosen what it may.
+    pub fn wanted(&self) -> &Params {
+        &self.params
+    }
+
     /// The caps that downstream may choose from.
     pub fn caps(&self) -> gst::Caps {
         let mut caps = template();

@@ -13,6 +13,7 @@ use tch::Device;
 
 use super::clip::{Clip, Order};
 use super::plan::Plan;
+use super::preview::Preview;
 use super::provenance::{self, Part};
 use super::settings::Settings;
 use super::tags;
@@ -44,6 +45,10 @@ pub struct Session {
     worker: Arc<Worker<Model>>,
     /// Tells the load that the end of it was wanted.
     closing: Cancel,
+    /// Where it is shown how clips look while they are denoised.
+    preview: Arc<Preview>,
+    /// The pixels of a clip to one that is shown there, along each side.
+    pub preview_factor: usize,
     /// What is told of every clip.
     origin: Json,
     /// Asked for by the streaming thread alone, which may wait with it locked.
@@ -65,7 +70,7 @@ impl Session {
     ///
     /// # Errors
     /// The message to post.
-    pub fn open(element: &gst::Element, settings: Settings) -> Result<Self, gst::ErrorMessage> {
+    pub fn open(element: &gst::Element, settings: Settings, preview: &Arc<Preview>) -> Result<Self, gst::ErrorMessage> {
         let error = |err: Error| errors::message(&err);
         let properties = element.list_properties();
         let (mut settings, mut part) = (settings.configured(&properties)?, None);
@@ -128,7 +133,19 @@ impl Session {
         let hashes = Mutex::new(Hashes::Awaited(source.hashes(kind, &closing)));
         let dtype = kind_name(kind);
         settings.remember_dtype(dtype);
-        Ok(Self { element: element.downgrade(), settings, part, recommended, latents, worker, closing, origin, hashes })
+        Ok(Self {
+            element: element.downgrade(),
+            settings,
+            part,
+            recommended,
+            latents,
+            worker,
+            closing,
+            preview: preview.clone(),
+            preview_factor: source.info.vae.factor() as usize,
+            origin,
+            hashes,
+        })
     }
 
     /// What `settings` make of the model.
@@ -139,10 +156,26 @@ impl Session {
         settings.plan(&self.recommended)
     }
 
-    /// Begins a clip. `what` tells which it is; whether it is awaited, or one ahead, decides if progress is told.
-    pub fn begin(&self, order: Order, what: String, is_awaited: bool) -> Arc<Clip> {
-        let element = self.element.clone();
-        let herald = move |cancel: &Cancel, is_awaited: Arc<AtomicBool>| Herald::new(element, what, cancel, is_awaited);
+    /// Begins clip `number`, from 0. Whether it is awaited, or one ahead, decides if progress is told.
+    pub fn begin(&self, order: Order, number: u64, is_awaited: bool) -> Arc<Clip> {
+        let (element, preview, fps) = (self.element.clone(), self.preview.clone(), order.fps);
+        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
+        let herald = move |cancel: &Cancel, is_awaited: Arc<AtomicBool>| {
+            let mut herald = Herald {
+                element,
+                number,
+                what,
+                cancel: cancel.clone(),
+                is_awaited,
+                progress: None,
+                link: String::new(),
+                preview,
+                fps,
+                step: String::new(),
+            };
+            herald.progress();
+            herald
+        };
         Arc::new(Clip::begin(&self.worker, order, self.latents.clone(), is_awaited, herald))
     }
 
@@ -327,20 +360,24 @@ impl Drop for Watch {
 /// wait for them to end before they play.
 pub struct Herald {
     element: glib::WeakRef<gst::Element>,
+    number: u64,
     what: String,
     cancel: Cancel,
     is_awaited: Arc<AtomicBool>,
     progress: Option<Progress>,
     /// Which clip of the chain is made on the way to the one that is wanted, in words.
     link: String,
+    preview: Arc<Preview>,
+    fps: gst::Fraction,
+    /// The last step, in words.
+    step: String,
 }
 
 impl Herald {
-    fn new(element: glib::WeakRef<gst::Element>, what: String, cancel: &Cancel, is_awaited: Arc<AtomicBool>) -> Self {
-        let mut herald =
-            Self { element, what, cancel: cancel.clone(), is_awaited, progress: None, link: String::new() };
-        herald.progress();
-        herald
+    /// What tells whether anybody wants to see how the clip looks.
+    pub fn is_watched(&self) -> impl Fn() -> bool + use<> {
+        let (preview, cancel) = (self.preview.clone(), self.cancel.clone());
+        move || preview.is_wanted() && !cancel.is_cancelled()
     }
 
     /// The progress to tell of, if there is any.
@@ -365,7 +402,7 @@ impl Herald {
     }
 
     /// Tells of an event.
-    pub fn tell(&mut self, event: &Event) {
+    pub fn tell(&mut self, event: Event) {
         match event {
             Event::Planned(estimate, strategy) => {
                 if let Some(element) = self.element.upgrade() {
@@ -377,12 +414,33 @@ impl Herald {
                     post(&element, message);
                 }
             }
-            Event::DenoisedBefore(file) => self.update(&format!("Denoised before: {}", file.display())),
+            Event::DenoisedBefore(file) => {
+                self.step = format!("{}denoised before", self.link);
+                self.update(&format!("Denoised before: {}", file.display()));
+            }
             Event::Encoded => self.update("Encoded the keyframe"),
-            Event::Step { step, steps, seconds_left } => {
-                let percent = 100 * step / (*steps).max(1);
+            Event::Step { step, steps, sigma, seconds_left } => {
+                let percent = 100 * step / steps.max(1);
                 let left = seconds_left.ceil();
                 self.update(&format!("Denoising step {step} of {steps} ({percent} %), {left} s left"));
+                self.step = format!("{}step {step} of {steps}, sigma {sigma:.2}, {left} s left", self.link);
+                if let Some(element) = self.element.upgrade() {
+                    let message = gst::Structure::builder(format!("{}-step", factory(&element)))
+                        .field("clip", self.number)
+                        .field("step", step)
+                        .field("steps", steps)
+                        .field("sigma", sigma)
+                        .field("seconds-left", seconds_left)
+                        .build();
+                    post(&element, message);
+                }
+            }
+            Event::Preview(frames) => {
+                if frames.is_empty() {
+                    self.preview.finish();
+                } else if !self.cancel.is_cancelled() {
+                    self.preview.offer(frames, self.fps, self.step.clone());
+                }
             }
             Event::Decoding { percent } if percent % 10 == 0 => self.update(&format!("Decoding ({percent} %)")),
             // Frames are told of by `decoded`, when they have been kept.

@@ -218,6 +218,11 @@ where
     glib::ParamSpecEnum::builder(name).nick(nick)
 }
 
+/// The name that a property's value is kept by.
+fn own_name(name: &str) -> &str {
+    if name == "guidance-scale" { "max-guidance-scale" } else { name }
+}
+
 /// What was set; the rest is left to downstream and to the model.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -234,7 +239,7 @@ pub struct Settings {
 impl Settings {
     /// Sets a property by hand. Gives whether it was another before.
     pub fn set(&mut self, name: &str, value: &glib::Value) -> bool {
-        let name = if name == "guidance-scale" { "max-guidance-scale" } else { name };
+        let name = own_name(name);
         if name == "seed" {
             self.seedings += 1;
         }
@@ -246,6 +251,16 @@ impl Settings {
         self.by_hand.insert(name.into(), value.clone()) != Some(value)
     }
 
+    /// Leaves a property to what lies below what is set by hand.
+    pub fn unset(&mut self, name: &str) {
+        self.by_hand.remove(own_name(name));
+    }
+
+    /// What was set by hand.
+    pub fn by_hand(&self) -> &Layer {
+        &self.by_hand
+    }
+
     /// What was set by hand here, over the files that were read there.
     pub fn on(self, read: &Self) -> Self {
         Self { by_provenance: read.by_provenance.clone(), by_config: read.by_config.clone(), ..self }
@@ -253,8 +268,7 @@ impl Settings {
 
     /// A property's value: what was set, else the default.
     pub fn get(&self, spec: &glib::ParamSpec) -> glib::Value {
-        let name = if spec.name() == "guidance-scale" { "max-guidance-scale" } else { spec.name() };
-        let set = self.by_hand.get(name).and_then(|value| from_json(spec, value).ok());
+        let set = self.by_hand.get(own_name(spec.name())).and_then(|value| from_json(spec, value).ok());
         set.unwrap_or_else(|| spec.default_value().clone())
     }
 
@@ -339,8 +353,7 @@ impl Settings {
             let Some(spec) = specs.iter().find(|spec| spec.name() == name) else { continue };
             let wrong = |expected| Error::Param { name: name.clone().into(), value: value.to_string(), expected };
             let value = from_json(spec, &value).map_err(wrong)?;
-            let name = if name == "guidance-scale" { "max-guidance-scale".into() } else { name };
-            self.by_config.insert(name, to_json(&value));
+            self.by_config.insert(own_name(&name).into(), to_json(&value));
         }
         Ok(self)
     }

@@ -14,6 +14,7 @@ use crate::errors;
 use crate::svd::clip::{Clip, Order, Outcome, Since};
 use crate::svd::keyframe::Keyframe;
 use crate::svd::plan::{Plan, template};
+use crate::svd::preview::{self, Preview};
 use crate::svd::session::Session;
 use crate::svd::settings::{Settings, shared_properties};
 use crate::svd::{Presets, frame_buffer, init_preset, time};
@@ -32,6 +33,7 @@ pub struct SvdAnimate {
     srcpad: gst::Pad,
     settings: Mutex<Settings>,
     state: Mutex<State>,
+    preview: Arc<Preview>,
     /// The queue is longer or shorter, or `is_flushing` was set.
     changed: Condvar,
 }
@@ -45,6 +47,8 @@ struct State {
     ended: Option<gst::FlowError>,
     /// What is to be pushed, in order.
     queue: VecDeque<Item>,
+    /// Events that a flush has met on their way, and that count behind it, too.
+    kept: Vec<gst::Event>,
     /// The caps of the pictures.
     pictures: Option<gst::Caps>,
     segment: gst::FormattedSegment<gst::ClockTime>,
@@ -97,6 +101,13 @@ fn interrupt(items: &[Item]) {
 }
 
 impl State {
+    /// Keeps an event that is met by a flush, if it says something of the stream that comes after it.
+    fn keep(&mut self, event: gst::Event) {
+        if event.is_sticky() && event.type_() != gst::EventType::Eos {
+            self.kept.push(event);
+        }
+    }
+
     /// Why nothing is taken any more, if that is so.
     fn stopped(&self) -> Option<gst::FlowError> {
         if self.is_flushing { Some(gst::FlowError::Flushing) } else { self.ended }
@@ -145,9 +156,8 @@ impl SvdAnimate {
     }
 
     fn begin(&self, session: &Session, order: Order, number: u64, is_awaited: bool) -> Arc<Clip> {
-        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
-        gst::debug!(CAT, imp = self, "{what}: {:?}", order.params);
-        session.begin(order, what, is_awaited)
+        gst::debug!(CAT, imp = self, "clip {number}: {:?}", order.params);
+        session.begin(order, number, is_awaited)
     }
 
     /// What the clip of a picture is to be, as the properties are now. What is not possible is left as it was, with a
@@ -224,19 +234,28 @@ impl SvdAnimate {
         match event.view() {
             gst::EventView::FlushStart(_) => {
                 self.stop_waiting();
+                self.preview.flush_start();
                 let is_pushed = self.srcpad.push_event(event);
                 let _ = self.srcpad.pause_task();
                 return is_pushed;
             }
-            gst::EventView::FlushStop(_) => {
-                {
+            gst::EventView::FlushStop(stop) => {
+                let sets_time = stop.resets_time();
+                let kept = {
                     let mut state = self.state.lock().unwrap();
                     state.is_flushing = false;
                     state.ended = None;
                     state.segment = gst::FormattedSegment::new();
-                    state.output = Output { info: state.output.info.take(), ..Output::default() };
-                }
+                    let output = std::mem::take(&mut state.output);
+                    state.output.info = output.info;
+                    output.held.into_iter().chain(std::mem::take(&mut state.kept)).collect::<Vec<_>>()
+                };
                 let is_pushed = self.srcpad.push_event(event);
+                for event in kept {
+                    // The pad pushes it before the next frame.
+                    let _ = self.srcpad.store_sticky_event(&event);
+                }
+                self.preview.flush_stop(sets_time);
                 return is_pushed && self.start().is_ok();
             }
             gst::EventView::Caps(caps) => {
@@ -259,11 +278,32 @@ impl SvdAnimate {
         }
         let mut state = self.state.lock().unwrap();
         if state.is_flushing {
-            return false;
+            // Upstream would take a refusal for an error.
+            state.keep(event);
+            return true;
         }
         state.queue.push_back(Item::Event(event));
         self.changed.notify_all();
+        drop(state);
+        self.end_preview();
         true
+    }
+
+    /// Ends the preview, if the end of the pictures is queued, and all clips before it were found to be made: whoever mixes it with the
+    /// clips must not wait for it.
+    fn end_preview(&self) {
+        let is_over = {
+            let state = self.state.lock().unwrap();
+            let is_made = |item: &Item| match item {
+                Item::Clip(clip, ..) => clip.is_made(),
+                Item::Event(_) => true,
+            };
+            let is_end = |item: &Item| matches!(item, Item::Event(event) if event.type_() == gst::EventType::Eos);
+            state.queue.iter().any(is_end) && state.queue.iter().all(is_made)
+        };
+        if is_over {
+            self.preview.finish();
+        }
     }
 
     /// Checks the caps of the pictures. Not when they come: upstream would post an error of its own, which says less.
@@ -282,7 +322,13 @@ impl SvdAnimate {
             let mut state = self.state.lock().unwrap();
             state.is_flushing = true;
             self.changed.notify_all();
-            state.queue.drain(..).collect()
+            let waiting: Vec<_> = state.queue.drain(..).collect();
+            for item in &waiting {
+                if let Item::Event(event) = item {
+                    state.keep(event.clone());
+                }
+            }
+            waiting
         };
         interrupt(&waiting);
     }
@@ -338,6 +384,9 @@ impl SvdAnimate {
             self.begin_segment();
         }
         self.srcpad.push_event(event.clone());
+        if is_eos {
+            self.preview.finish();
+        }
     }
 
     /// The thread that pushes can't go on.
@@ -360,6 +409,7 @@ impl SvdAnimate {
         interrupt(&waiting);
         self.begin_segment();
         self.srcpad.push_event(gst::event::Eos::new());
+        self.preview.finish();
     }
 
     /// Pushes a segment from 0 on, and the events that were held for it.
@@ -427,7 +477,10 @@ impl SvdAnimate {
         self.begin_segment();
         (output.has_segment, output.held) = (true, Vec::new());
         let summary = match clip.wait() {
-            Outcome::Made(summary) => summary,
+            Outcome::Made(summary) => {
+                self.end_preview();
+                summary
+            }
             Outcome::Failed(err) => return Err(self.fail(errors::message(&err))),
             Outcome::Interrupted => return Err(gst::FlowError::Flushing),
         };
@@ -500,7 +553,14 @@ impl ObjectSubclass for SvdAnimate {
                 Self::catch_panic_pad_function(parent, || false, |imp| imp.src_query(pad, query))
             })
             .build();
-        Self { sinkpad, srcpad, settings: Mutex::default(), state: Mutex::default(), changed: Condvar::new() }
+        Self {
+            sinkpad,
+            srcpad,
+            settings: Mutex::default(),
+            state: Mutex::default(),
+            preview: Arc::default(),
+            changed: Condvar::new(),
+        }
     }
 }
 
@@ -618,9 +678,26 @@ impl ElementImpl for SvdAnimate {
             let always = |name, direction, caps: &gst::Caps| {
                 gst::PadTemplate::new(name, direction, gst::PadPresence::Always, caps).expect("the template is valid")
             };
-            vec![always("sink", gst::PadDirection::Sink, &raw), always("src", gst::PadDirection::Src, &template())]
+            vec![
+                always("sink", gst::PadDirection::Sink, &raw),
+                always("src", gst::PadDirection::Src, &template()),
+                preview::template(),
+            ]
         });
         &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        self.preview.request(self.obj().upcast_ref(), template)
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        self.preview.release(self.obj().upcast_ref(), pad);
     }
 
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
@@ -628,7 +705,7 @@ impl ElementImpl for SvdAnimate {
             gst::StateChange::ReadyToPaused => {
                 let settings = self.settings.lock().unwrap().clone();
                 let obj = self.obj();
-                let opened = Session::open(obj.upcast_ref(), settings).and_then(|session| {
+                let opened = Session::open(obj.upcast_ref(), settings, &self.preview).and_then(|session| {
                     let plan = session.plan(&session.settings).map_err(|err| errors::message(&err))?;
                     Ok((session, plan))
                 });
@@ -637,6 +714,7 @@ impl ElementImpl for SvdAnimate {
                     gst::StateChangeError
                 })?;
                 let seeded = Since::the_first(session.settings.seedings);
+                self.preview.begin(false, plan.framerate());
                 *self.state.lock().unwrap() =
                     State { session: Some(Arc::new(session)), plan: Some(plan), seeded, ..State::default() };
             }

@@ -16,6 +16,9 @@
  * upstream. A camera drops its pictures meanwhile. The first clip begins at the time of its picture, each other one
  * at the end of the one before it, or at the time of its picture if that is later.
  *
+ * The request pad `preview` shows how the clip in the making looks after each denoising step, as that of `svdsrc` does
+ * where it is not live.
+ *
  * ## Example pipelines
  *
  * Makes a clip from a picture of any format that GStreamer reads:

@@ -15,6 +15,7 @@ use super::layout::Extent;
 use super::run::{Before, Pictures, Place, Run, State, Wanted};
 use super::settings;
 use super::showing::Showing;
+use super::uri;
 use crate::engine::Error;
 use crate::engine::image::Frame;
 use crate::engine::svd::{Params, Summary};
@@ -22,6 +23,7 @@ use crate::errors;
 use crate::svd::clip::{Clip, History, Link, Order, Outcome, Since};
 use crate::svd::keyframe::Keyframe;
 use crate::svd::plan::{Plan, label, template};
+use crate::svd::preview::{self, Preview};
 use crate::svd::session::Session;
 use crate::svd::settings::Settings;
 use crate::svd::{Presets, frame_buffer, init_preset};
@@ -38,6 +40,7 @@ pub struct SvdSrc {
     pub(super) wanted: Mutex<Wanted>,
     pub(super) state: Mutex<State>,
     pub(super) showing: Mutex<Showing>,
+    pub(super) preview: Arc<Preview>,
 }
 
 impl SvdSrc {
@@ -48,7 +51,7 @@ impl SvdSrc {
         let element = obj.upcast_ref::<gst::Element>();
         let [seeded, pictured] = [wanted.settings.seedings, wanted.picturings].map(Since::the_first);
         let live = wanted.is_live().then(Default::default);
-        let session = Session::open(element, wanted.settings)?;
+        let session = Session::open(element, wanted.settings, &self.preview)?;
         let settings = &session.settings;
         let plan = session.plan(settings).map_err(error)?;
 
@@ -136,9 +139,8 @@ impl SvdSrc {
         }
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
         order.skip = if ahead == 0 { run.frames.saturating_sub(layout.start(number)) as usize } else { 0 };
-        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
-        gst::debug!(CAT, imp = self, "{what}, {:?} from {}: {:?}", order.frames, order.skip, order.params);
-        let clip = session.begin(order, what, ahead == 0);
+        gst::debug!(CAT, imp = self, "clip {number}, {:?} from {}: {:?}", order.frames, order.skip, order.params);
+        let clip = session.begin(order, number, ahead == 0);
         *if ahead == 0 { &mut run.current } else { &mut run.ahead } = Some(clip.clone());
         Ok(Some(clip))
     }
@@ -263,6 +265,13 @@ impl SvdSrc {
         Some(())
     }
 
+    /// Whether no clip comes behind the one in hand.
+    fn is_last(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        let layout = state.run.as_ref().and_then(|run| Some((run.layout?, run.clips)));
+        layout.is_some_and(|(layout, clips)| !layout.has(clips + 1))
+    }
+
     /// The clip in hand was given out whole: on to the next.
     fn finish(&self, clip: &Clip) -> Result<(), gst::FlowError> {
         // What a controller gives may have changed since the next clip was begun.
@@ -337,6 +346,18 @@ impl SvdSrc {
         Ok(Some(buffer))
     }
 
+    /// Counts so many source pads more. The base class begins its stream with an id that only an element of one source pad
+    /// may have, and has no place to give another: so the pad of previews is in the element's lists, but is not counted.
+    fn count_pads(&self, more: i16) {
+        let obj = self.obj();
+        let _lock = obj.object_lock();
+        // SAFETY: the field is public, and the lock is the one that it is written under.
+        unsafe {
+            let count = &mut (*obj.upcast_ref::<gst::Element>().as_ptr()).numsrcpads;
+            *count = count.wrapping_add_signed(more);
+        }
+    }
+
     /// Why downstream and this element have no caps in common. `None` if they do.
     fn disagreement(&self) -> Option<gst::ErrorMessage> {
         let ours = self.caps(None)?;
@@ -372,7 +393,7 @@ impl ObjectSubclass for SvdSrc {
     const NAME: &'static str = "GstSvdSrc";
     type Type = super::SvdSrc;
     type ParentType = gst_base::PushSrc;
-    type Interfaces = (gst::Preset,);
+    type Interfaces = (gst::Preset, gst::URIHandler);
 }
 
 impl ObjectImpl for SvdSrc {
@@ -423,6 +444,7 @@ impl ObjectImpl for SvdSrc {
                 && let Some(imp) = weak.upgrade()
             {
                 imp.interrupt();
+                imp.preview.finish();
             }
             gst::PadProbeReturn::Ok
         });
@@ -444,6 +466,40 @@ unsafe impl IsImplementable<SvdSrc> for gst::Preset {
     }
 }
 
+impl URIHandlerImpl for SvdSrc {
+    const URI_TYPE: gst::URIType = gst::URIType::Src;
+
+    fn protocols() -> &'static [&'static str] {
+        &[uri::SCHEME]
+    }
+
+    /// What is set by hand, but for a keyframe, as a URI: it makes the same.
+    fn uri(&self) -> Option<String> {
+        uri::write(self.wanted.lock().unwrap().settings.by_hand())
+    }
+
+    /// Sets properties as if by hand, in place of those that a URI before has set.
+    fn set_uri(&self, uri: &str) -> Result<(), glib::Error> {
+        if self.state.lock().unwrap().run.is_some() {
+            let message = format!("{uri}: svdsrc is running: stop it first, with the state READY or NULL");
+            return Err(glib::Error::new(gst::URIError::BadState, &message));
+        }
+        let set = uri::parse(uri, &settings::in_uris());
+        let set = set.map_err(|message| glib::Error::new(gst::URIError::BadUri, &message))?;
+        {
+            let mut wanted = self.wanted.lock().unwrap();
+            for name in std::mem::take(&mut wanted.by_uri) {
+                wanted.settings.unset(&name);
+            }
+            wanted.by_uri = set.iter().map(|(name, _)| name.clone()).collect();
+        }
+        for (name, value) in &set {
+            self.obj().set_property_from_value(name, value);
+        }
+        Ok(())
+    }
+}
+
 impl ElementImpl for SvdSrc {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
         static METADATA: LazyLock<gst::subclass::ElementMetadata> = LazyLock::new(|| {
@@ -460,9 +516,38 @@ impl ElementImpl for SvdSrc {
     fn pad_templates() -> &'static [gst::PadTemplate] {
         static TEMPLATES: LazyLock<Vec<gst::PadTemplate>> = LazyLock::new(|| {
             let template = gst::PadTemplate::new("src", gst::PadDirection::Src, gst::PadPresence::Always, &template());
-            vec![template.expect("the template is valid")]
+            vec![template.expect("the template is valid"), preview::template()]
         });
         &TEMPLATES
+    }
+
+    fn request_new_pad(
+        &self,
+        template: &gst::PadTemplate,
+        _name: Option<&str>,
+        _caps: Option<&gst::Caps>,
+    ) -> Option<gst::Pad> {
+        self.count_pads(-1);
+        let pad = self.preview.request(self.obj().upcast_ref(), template);
+        if pad.is_none() {
+            self.count_pads(1);
+        }
+        pad
+    }
+
+    fn release_pad(&self, pad: &gst::Pad) {
+        self.preview.release(self.obj().upcast_ref(), pad);
+        self.count_pads(1);
+    }
+
+    /// The base class knows of one pad only.
+    fn send_event(&self, event: gst::Event) -> bool {
+        match event.view() {
+            gst::EventView::FlushStart(_) => self.preview.flush_start(),
+            gst::EventView::FlushStop(stop) => self.preview.flush_stop(stop.resets_time()),
+            _ => {}
+        }
+        self.parent_send_event(event)
     }
 
     /// Starts here and not in `start`: when that fails, the base class posts an error of its own too, which says less.
@@ -474,9 +559,16 @@ impl ElementImpl for SvdSrc {
                 self.post_error_message(message);
                 gst::StateChangeError
             })?;
+            self.preview.begin(run.live.is_some(), run.plan.framerate());
             *self.state.lock().unwrap() = State { is_flushing: false, run: Some(run) };
         }
+        if transition == gst::StateChange::PlayingToPaused {
+            self.preview.set_playing(false);
+        }
         let result = self.parent_change_state(transition);
+        if transition == gst::StateChange::PausedToPlaying && result.is_ok() {
+            self.preview.set_playing(true);
+        }
         if transition == gst::StateChange::PausedToReady
             || (transition == gst::StateChange::ReadyToPaused && result.is_err())
         {
@@ -555,6 +647,7 @@ impl BaseSrcImpl for SvdSrc {
 
     fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
         let info = VideoInfo::from_caps(caps).map_err(|_| gst::loggable_error!(CAT, "not video: {caps}"))?;
+        let rate = info.fps();
         let is_first = match &mut self.state.lock().unwrap().run {
             Some(run) => {
                 if run.layout.is_none() {
@@ -566,6 +659,7 @@ impl BaseSrcImpl for SvdSrc {
             None => return Err(gst::loggable_error!(CAT, "caps for an element that is not running")),
         };
         if is_first {
+            self.preview.set_rate(rate);
             let obj = self.obj();
             let _ = if obj.is_live() {
                 obj.post_message(gst::message::Latency::builder().src(&*obj).build())
@@ -616,7 +710,12 @@ impl PushSrcImpl for SvdSrc {
         loop {
             let clip = self.clip()?;
             match clip.wait() {
-                Outcome::Made(summary) => self.tell(&clip, &summary)?,
+                Outcome::Made(summary) => {
+                    if self.is_last() {
+                        self.preview.finish();
+                    }
+                    self.tell(&clip, &summary)?;
+                }
                 Outcome::Failed(err) => return Err(self.fail(errors::message(&err))),
                 Outcome::Interrupted => return Err(gst::FlowError::Flushing),
             }

@@ -31,12 +31,28 @@
  * Flushes and pauses do not disturb the making. On the CPU and on Linux, the threads of the model have a niceness of 10
  * above the process's own.
  *
+ * The request pad `preview` shows how the clip in the making looks, as far as a linear map of its latents can tell: after
+ * each denoising step all frames, small (a pixel for 8x8 with SVD), RGB, at the clip's rate. Frames count on from 0 over
+ * all steps and clips; of steps that come faster than they are taken, only the newest waits, and none is shown in part. In
+ * a live run, frame `n` comes at `n` / rate, and is that of the newest step, again and again; before the first step, it is
+ * the keyframe. The stream ends when the last clip is made. Nothing behind this pad holds up the clip, or ends it. A `title` tag
+ * and the message `svdsrc-step` tell of each step. Where the pad is not linked, nothing is computed.
+ *
+ * Players take it as a URI, `svd://PATH?KEY=VALUE&KEY=VALUE`: a picture or a configuration, and properties; `scene` is
+ * another name of `scene-id`. What is wrong with one is told when it is set, which is possible up to READY.
+ *
  * ## Example pipelines
  *
  * Shows a short clip, made by the small model that comes with the plugin:
  *
  * |[
  * gst-launch-1.0 svdsrc location=keyframe.jpg ! videoconvert ! autovideosink
+ * ]|
+ *
+ * The same in a player:
+ *
+ * |[
+ * gst-launch-1.0 playbin uri="svd://keyframe.jpg?seed=7"
  * ]|
  *
  * Makes a larger one with SVD-XT and stores it:
@@ -60,6 +76,7 @@ mod live;
 mod run;
 mod settings;
 mod showing;
+mod uri;
 
 pub use layout::Extent;
 pub use settings::properties;
@@ -98,7 +115,7 @@ impl Idle {
 
 glib::wrapper! {
     /// The element.
-    pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object, @implements gst::Preset;
+    pub struct SvdSrc(ObjectSubclass<imp::SvdSrc>) @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object, @implements gst::Preset, gst::URIHandler;
 }
 
 /// Registers the element.

@@ -23,6 +23,8 @@ pub struct Wanted {
     pub keyframe: Option<gst::Sample>,
     /// How often `location` or `keyframe` was set.
     pub picturings: u64,
+    /// The properties that a URI has set.
+    pub by_uri: Vec<String>,
 }
 
 /// What the element is at.

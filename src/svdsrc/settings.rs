@@ -63,3 +63,8 @@ pub fn properties() -> Vec<glib::ParamSpec> {
     ];
     own.into_iter().chain(shared_properties()).collect()
 }
+
+/// Those that a URI can set.
+pub fn in_uris() -> Vec<glib::ParamSpec> {
+    properties().into_iter().filter(|spec| spec.name() != "keyframe").collect()
+}

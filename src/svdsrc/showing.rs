@@ -10,12 +10,13 @@ use gst::prelude::*;
 use gst_video::{VideoFrameRef, VideoInfo};
 
 use super::imp::{CAT, SvdSrc};
-use super::live::{Show, Step, turn};
+use super::live::{Show, Step};
 use crate::engine::image::Frame;
 use crate::engine::svd::{Params, Summary};
 use crate::engine::{Error, Result, worker};
 use crate::svd::clip::{Clip, Order, Outcome};
 use crate::svd::frame_buffer;
+use crate::svd::pace::turn;
 use crate::{errors, video};
 
 /// What is shown; the streaming thread's.
@@ -153,7 +154,7 @@ impl SvdSrc {
         let is_waiting = showing.show.as_ref().is_some_and(Show::is_waiting);
         let making = self.making(is_waiting)?;
         if let (None, Some(clip)) = (&showing.show, making) {
-            showing.show = Some(Show::of(self.still(&clip.order)?));
+            showing.show = Some(Show::of(self.still(&clip.order, session.preview_factor)?));
         }
         while let Some((number, clip, summary)) = showing.untold.front() {
             // The hashes are not waited for: then the next frame's turn is the next chance.
@@ -229,15 +230,15 @@ impl SvdSrc {
         let run = state.run.as_mut().ok_or(gst::FlowError::Flushing)?;
         let live = run.live.as_mut().ok_or(gst::FlowError::Flushing)?;
         (live.begun_at, live.has_stopped) = (changes, false);
-        let what = format!("Generating clip {} with seed {}", number + 1, order.params.seed);
-        gst::debug!(CAT, imp = self, "{what}, {:?}: {:?}", order.frames, order.params);
-        let clip = session.begin(order, what, true);
+        gst::debug!(CAT, imp = self, "clip {number}, {:?}: {:?}", order.frames, order.params);
+        let clip = session.begin(order, number, true);
         run.current = Some(clip.clone());
         Ok(Some(clip))
     }
 
-    /// A clip's keyframe as the clip begins with it, to be shown until there is one.
-    fn still(&self, order: &Order) -> Result<Picture, gst::FlowError> {
+    /// A clip's keyframe as the clip begins with it, to be shown until there is one; and `factor` times smaller, until
+    /// there is a preview.
+    fn still(&self, order: &Order, factor: usize) -> Result<Picture, gst::FlowError> {
         let stop = {
             let state = self.state.lock().unwrap();
             let live = state.run.as_ref().and_then(|run| run.live.as_ref()).ok_or(gst::FlowError::Flushing)?;
@@ -246,10 +247,15 @@ impl SvdSrc {
         let (keyframe, Params { width, height, keyframe_fit, .. }) = (order.keyframe.clone(), &order.params);
         let (width, height, keyframe_fit) = (*width as usize, *height as usize, *keyframe_fit);
         let fitted = worker::spawn("svd-keyframe", move || {
-            Ok(keyframe.resolve()?.with_aspect_of(width, height, keyframe_fit)?.resize(width, height))
+            let fitted = keyframe.resolve()?.with_aspect_of(width, height, keyframe_fit)?.resize(width, height);
+            let small = fitted.resize(width / factor, height / factor);
+            Ok((fitted, small))
         });
         match fitted.wait_or(&stop) {
-            Ok(frame) => Ok(Picture::New(frame)),
+            Ok((frame, small)) => {
+                self.preview.offer_still(small, order.fps);
+                Ok(Picture::New(frame))
+            }
             Err(Error::Cancelled) => Err(gst::FlowError::Flushing),
             Err(err) => Err(self.fail(errors::message(&err))),
         }

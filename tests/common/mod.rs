@@ -2,6 +2,7 @@
 //! What the tests share: fixtures, the recipe for their weights and inputs, and a measure of error.
 #![allow(dead_code)] // Every test file uses its own part.
 
+pub mod behaviour;
 pub mod recipe;
 pub mod sgm;
 pub mod svd;
@@ -37,6 +38,18 @@ pub fn play(line: &str) -> gst::Pipeline {
 /// A file in the repository.
 pub fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A Python that has GStreamer's bindings of these names, and NumPy.
+pub fn python(bindings: &[&str]) -> &'static str {
+    let require: String = bindings.iter().map(|name| format!("gi.require_version('{name}', '1.0'); ")).collect();
+    let has_all = |python: &&str| {
+        let mut command = std::process::Command::new(python);
+        let output = command.args(["-c", &format!("import gi, numpy; {require}")]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let found = ["python3", "/usr/bin/python3"].into_iter().find(has_all);
+    found.unwrap_or_else(|| panic!("no Python with NumPy and GStreamer's {bindings:?}; `make setup` installs them"))
 }
 
 /// A file of reference answers: tensors, and metadata.

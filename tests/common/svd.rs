@@ -46,6 +46,12 @@ impl Drop for Pipeline {
     }
 }
 
+/// The next sample of an appsink, or `None` at the end. A copy: GStreamer 1.22's appsink writes to its last sample when
+/// new caps come, whoever has it too.
+pub fn pull(sink: &gst_app::AppSink) -> Option<gst::Sample> {
+    sink.pull_sample().ok().map(|sample| sample.copy())
+}
+
 impl Pipeline {
     /// `svdsrc` with `properties` in front of `rest`.
     pub fn bare(properties: &str, rest: &str) -> Self {
@@ -97,7 +103,7 @@ impl Pipeline {
     pub fn collect(&self) -> Vec<gst::Sample> {
         let sink: gst_app::AppSink = self.0.by_name("sink").unwrap().downcast().unwrap();
         self.play();
-        let samples = std::iter::from_fn(|| sink.pull_sample().ok()).collect();
+        let samples = std::iter::from_fn(|| pull(&sink)).collect();
         assert_eq!(errors(&self.messages_until_eos()), [""; 0]);
         samples
     }

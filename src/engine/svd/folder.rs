@@ -3,7 +3,7 @@
 //! its configuration and, the networks, with weights beside it.
 //!
 //! A folder may also have a `recommended.yaml`: parameters of [`Params`](super::Params) by name, as its makers recommend
-//! them.
+//! them; and a `latent_rgb.json`: how its latents look (see [`Factors`](super::Factors)).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tch::Kind;
 
-use super::source::{Described, ModelType, Network};
+use super::source::{Described, LATENT_RGB, ModelType, Network};
 use super::{hub, unet};
 use crate::engine::{Error, Result};
 
@@ -69,6 +69,7 @@ impl Folder {
                 Some(text) => serde_yaml::from_str(&text).map_err(|err| Error::model(&recommended, err.to_string()))?,
                 None => Default::default(),
             },
+            latent_rgb: self.optional(LATENT_RGB)?,
         })
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tch::{Device, Kind};
 
 use super::clip::ClipVision;
+use super::preview::Factors;
 use super::source::{ModelInfo, Network, Source};
 use super::strategy::{Stage, Strategy};
 use super::unet::UNet;
@@ -86,6 +87,8 @@ pub struct Model {
     pub(super) vae: Slot<Vae>,
     /// Seconds of clips that were made before.
     pub(super) timings: HashMap<Timed, Timing>,
+    /// How latents look, once it is known.
+    pub(super) latent_rgb: Option<Factors>,
 }
 
 /// What the time of a clip depends on.
@@ -138,6 +141,7 @@ impl Model {
             unet: Slot::empty(Network::Unet, |scope, info| UNet::new(scope, &info.unet)),
             vae: Slot::empty(Network::Vae, |scope, info| Vae::new(scope, &info.vae)),
             timings: HashMap::new(),
+            latent_rgb: Factors::known(&source.info),
         };
         match model.fill(cancel, progress) {
             Err(Error::OutOfMemory(_)) => model.unload(),

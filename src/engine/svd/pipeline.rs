@@ -15,6 +15,7 @@ use super::denoiser::Denoiser;
 use super::kept::{LatentsFile, LatentsFolder};
 use super::model::{Model, Timed, Timing};
 use super::noise::Noise;
+use super::preview::Factors;
 use super::source::Preprocessor;
 use super::strategy::{Estimate, Need, Planner, Stage, Strategy, plan};
 use super::{Params, guider, sampler, schedule};
@@ -38,9 +39,15 @@ pub enum Event {
         step: i64,
         /// All steps.
         steps: i64,
+        /// The noise level that it began at.
+        sigma: f64,
         /// Until the clip is done, as far as the steps so far can tell.
         seconds_left: f64,
     },
+    /// How the clip looks as the step before foresees it, or as it was denoised before: a small picture for each frame,
+    /// one pixel to a latent. Only while [`Extras::is_watched`]; nothing, after a warning, if it can't be told for the rest
+    /// of the clip.
+    Preview(Vec<Frame>),
     /// This much of the decoding is done; told when it is a whole number more, from 1 to 100.
     Decoding {
         /// Of 100.
@@ -65,6 +72,22 @@ pub struct Summary {
     pub strategy: Strategy,
 }
 
+/// What is done besides while a clip is made; nothing by default. The clip is the same.
+#[derive(Clone, Copy)]
+pub struct Extras<'a> {
+    /// Latents are kept there; those that are there already are only decoded. Latents that can't be read or written are
+    /// a warning.
+    pub latents: Option<&'a LatentsFolder>,
+    /// Whether anybody wants to see how the clip looks: asked after each step, on the model's thread.
+    pub is_watched: &'a dyn Fn() -> bool,
+}
+
+impl Default for Extras<'_> {
+    fn default() -> Self {
+        Self { latents: None, is_watched: &|| false }
+    }
+}
+
 /// Makes one clip, on the thread of the model's worker. `report` gets every event there, the frames too.
 ///
 /// # Errors
@@ -78,19 +101,18 @@ pub fn generate(
     cancel: &Cancel,
     report: &mut dyn FnMut(Event),
 ) -> Result<Summary> {
-    generate_keeping(model, keyframe, params, None, cancel, report)
+    generate_with(model, keyframe, params, Extras::default(), cancel, report)
 }
 
-/// The same. The latents are kept in `folder`, if there is one; those that are there already are only decoded, and the
-/// clip is the same to the byte. Latents that can't be read or written are a warning.
+/// The same, with what is done besides.
 ///
 /// # Errors
 /// Those of [`generate`].
-pub fn generate_keeping(
+pub fn generate_with(
     model: &mut Model,
     keyframe: &Frame,
     params: &Params,
-    folder: Option<&LatentsFolder>,
+    extras: Extras,
     cancel: &Cancel,
     report: &mut dyn FnMut(Event),
 ) -> Result<Summary> {
@@ -102,8 +124,8 @@ pub fn generate_keeping(
     let planner = Planner::new(&info, params, model.device, model.kind, size);
     let (budget, limit) = budget(model, params);
     let strategy = plan(&planner, budget, limit)?;
-    let kept = folder.map(|folder| folder.file(model, keyframe, params));
-    let making = Making { model, planner, params, strategy, budget, cancel, report };
+    let kept = extras.latents.map(|folder| folder.file(model, keyframe, params));
+    let making = Making { model, planner, params, strategy, budget, extras, is_unseen: false, cancel, report };
     // However it ends, what was loaded for it alone goes.
     let summary = guarded(|| making.run(&shown, kept));
     model.settle();
@@ -137,6 +159,9 @@ struct Making<'a> {
     params: &'a Params,
     strategy: Strategy,
     budget: u64,
+    extras: Extras<'a>,
+    /// A preview has failed: the rest of the clip has none.
+    is_unseen: bool,
     cancel: &'a Cancel,
     report: &'a mut dyn FnMut(Event),
 }
@@ -189,7 +214,9 @@ impl Making<'_> {
         let (latents, [encode, denoise]) = match (before, &kept) {
             (Some(latents), Some(kept)) => {
                 (self.report)(Event::DenoisedBefore(kept.path.clone()));
-                (latents.to_device(device), [0.0; 2])
+                let latents = latents.to_device(device);
+                self.show(&latents);
+                (latents, [0.0; 2])
             }
             (_, kept) => {
                 let denoised = self.denoised(shown, &latent_shape, &estimate)?;
@@ -247,7 +274,8 @@ impl Making<'_> {
             // Decoding is off as the steps are; but what they take to get going says nothing.
             let off = (each * steps as f64 / estimate.denoise.seconds).clamp(0.5, 2.0);
             let seconds_left = each * (steps - step) as f64 + estimate.decode.seconds * off;
-            (self.report)(Event::Step { step, steps, seconds_left });
+            (self.report)(Event::Step { step, steps, sigma: f64::from(sigma), seconds_left });
+            self.show(&clean);
             Ok(clean)
         };
         let latents = sampler::euler(latents, &sigmas, denoise, |_, _| cancel.check())?;
@@ -358,6 +386,40 @@ impl Making<'_> {
         let clean = denoiser.denoise(latents, sigma)?;
         finite(&clean, "denoising", kind)?;
         Ok(clean)
+    }
+
+    /// Tells how clean latents (1, frames, channels, h, w) look, if anybody watches. What does not work is a warning: the
+    /// clip does not depend on it, and stays as it is.
+    fn show(&mut self, clean: &Tensor) {
+        if self.is_unseen || !(self.extras.is_watched)() {
+            return;
+        }
+        match guarded(|| self.pictures(&clean.squeeze_dim(0))) {
+            Ok(pictures) => (self.report)(Event::Preview(pictures)),
+            // The next look at the token ends the work.
+            Err(Error::Cancelled) => {}
+            Err(err) => {
+                self.is_unseen = true;
+                memory::release_cached(self.model.device);
+                (self.report)(Event::Warning(format!("{err}: the clip has no preview")));
+                (self.report)(Event::Preview(Vec::new()));
+            }
+        }
+    }
+
+    /// Latents (frames, channels, h, w) as small pictures. How is found out if it is not known.
+    fn pictures(&mut self, latents: &Tensor) -> Result<Vec<Frame>> {
+        let Self { cancel, strategy, .. } = *self;
+        if self.model.latent_rgb.is_none() {
+            if strategy.taking_turns {
+                self.model.leave_only(Stage::Decode);
+            }
+            let kind = self.planner.kinds.of(Stage::Decode);
+            let Model { source, device, vae, latent_rgb, .. } = &mut *self.model;
+            let vae = vae.get(source, *device, kind, cancel)?;
+            *latent_rgb = Some(Factors::fit(vae, &source.info.vae, *device, cancel)?);
+        }
+        self.model.latent_rgb.as_ref().expect("it was found out").pictures(latents)
     }
 
     /// Latents (frames, channels, h, w) -> pictures (frames, 3, height, width), about [-1, 1].

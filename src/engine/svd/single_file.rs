@@ -86,6 +86,7 @@ impl SingleFile {
             schedule: self.schedule.clone(),
             preprocessor: Preprocessor::default(),
             recommended: Recommended::default(),
+            latent_rgb: None,
         })
     }
 

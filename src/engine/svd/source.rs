@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind};
 
 use super::folder::Folder;
+use super::preview::Factors;
 use super::single_file::SingleFile;
 use super::{Params, clip, hub, schedule, unet, vae};
 use crate::engine::cache::{Key, Stamp, stamp};
@@ -157,6 +158,8 @@ pub struct ModelInfo {
     pub schedule: schedule::Config,
     /// `feature_extractor/preprocessor_config.json`.
     pub preprocessor: Preprocessor,
+    /// `latent_rgb.json`: how latents look, for previews.
+    pub latent_rgb: Option<Factors>,
 }
 
 impl ModelInfo {
@@ -183,6 +186,7 @@ impl ModelInfo {
             },
             schedule: schedule::Config::default(),
             preprocessor: Default::default(),
+            latent_rgb: None,
         }
     }
 }
@@ -207,6 +211,9 @@ impl Default for Preprocessor {
     }
 }
 
+/// The file in a model's folder that says how its latents look.
+pub(super) const LATENT_RGB: &str = "latent_rgb.json";
+
 /// What a layout reads of a model before anything is checked or recommended.
 pub(super) struct Described {
     /// What names and configurations say.
@@ -217,6 +224,7 @@ pub(super) struct Described {
     pub schedule: schedule::Config,
     pub preprocessor: Preprocessor,
     pub recommended: Recommended,
+    pub latent_rgb: Option<Factors>,
 }
 
 /// `recommended.yaml`: parameters of [`Params`] by name, as a model's makers recommend them.
@@ -437,7 +445,7 @@ pub fn inspect(path: &Path) -> Result<ModelInfo> {
 
 /// Checks a model's description, and says what is recommended.
 fn check(path: &Path, described: Described, wanted: Option<ModelType>) -> Result<ModelInfo> {
-    let Described { model_type, unet, vae, clip, schedule, preprocessor, recommended: said } = described;
+    let Described { model_type, unet, vae, clip, schedule, preprocessor, recommended: said, latent_rgb } = described;
     for (part, checked) in [
         ("unet/config.json", unet.check()),
         ("vae/config.json", vae.check()),
@@ -446,6 +454,9 @@ fn check(path: &Path, described: Described, wanted: Option<ModelType>) -> Result
     ] {
         let part = if path.is_dir() { path.join(part) } else { path.into() };
         checked.map_err(|reason| Error::model(part, reason))?;
+    }
+    if let Some(Err(reason)) = latent_rgb.as_ref().map(|factors| factors.check(&vae)) {
+        return Err(Error::model(path.join(LATENT_RGB), reason));
     }
     if unet.out_channels != vae.latent_channels {
         let reason = format!(
@@ -464,7 +475,16 @@ fn check(path: &Path, described: Described, wanted: Option<ModelType>) -> Result
         wanted.recommend(&mut recommended);
     }
     recommended.validate().map_err(|err| Error::model(path.join("recommended.yaml"), err.to_string()))?;
-    Ok(ModelInfo { model_type: wanted.or(model_type), recommended, unet, vae, clip, schedule, preprocessor })
+    Ok(ModelInfo {
+        model_type: wanted.or(model_type),
+        recommended,
+        unet,
+        vae,
+        clip,
+        schedule,
+        preprocessor,
+        latent_rgb,
+    })
 }
 
 /// The SHA-256 of a file, in hexadecimal. Each file is read once in a process, as long as it stays the same.

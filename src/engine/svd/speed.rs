@@ -90,8 +90,9 @@ fn block(device: Device, kind: Kind, [frames, channels, h, w]: [i64; 4]) -> f64 
     seconds(device, || block.forward(&x, None, frames))
 }
 
-/// How often it is measured what something takes.
+/// How often it is measured what something takes, at most; and for how long, before it is enough.
 const RUNS: usize = 12;
+const ENOUGH: Duration = Duration::from_millis(100);
 
 /// The seconds that `work` takes, once it is warm.
 fn seconds(device: Device, work: impl Fn() -> Tensor) -> f64 {
@@ -105,13 +106,15 @@ fn seconds(device: Device, work: impl Fn() -> Tensor) -> f64 {
         }
         start.elapsed()
     };
+    let start = Instant::now();
     run(1);
     let mut times = 1;
     loop {
         let taken = run(times);
         if taken >= Duration::from_millis(2) || times >= 1 << 12 {
             // Other programs may have had the processor meanwhile: the shortest of many short runs tells most.
-            let best = (0..RUNS).map(|_| run(times)).fold(taken, Duration::min);
+            let runs = (0..RUNS).take_while(|_| start.elapsed() < ENOUGH);
+            let best = runs.map(|_| run(times)).fold(taken, Duration::min);
             return best.as_secs_f64().max(1e-9) / f64::from(times);
         }
         times *= 2;

@@ -157,6 +157,11 @@ impl Vae {
         }
     }
 
+    /// What latents are multiplied by for the UNet.
+    pub fn scaling_factor(&self) -> f64 {
+        self.scaling_factor
+    }
+
     /// Pictures (n, 3, h, w) in [-1, 1] -> the mode of their latents (n, latent_channels, h / factor, w / factor), not
     /// multiplied by the scaling factor.
     ///

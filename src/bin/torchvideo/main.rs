@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
-//! `torchvideo`: a configuration's scenes checked, rendered and compared, from a command line.
+//! `torchvideo`: a configuration's scenes checked, rendered, compared and served, from a command line.
+
+mod serve;
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -67,6 +69,16 @@ enum Command {
         #[arg(long)]
         again: bool,
     },
+    /// Serves scenes as live RTSP streams: each as /scene/ID, and all in turn as /live
+    ///
+    /// A scene is begun when somebody looks for the first time, and its clip is shown again and again from then on. A page of
+    /// this machine shows all scenes, and changes them while people watch. Ends when it is interrupted.
+    Serve {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        how: serve::Serve,
+    },
     /// Prints completions for a shell
     Completions {
         /// The shell
@@ -79,9 +91,19 @@ enum Command {
     },
 }
 
-/// What a job is about.
+/// What a job makes, and where.
 #[derive(Args)]
 struct Job {
+    #[command(flatten)]
+    which: Which,
+    /// The folder for the files, before what the configuration says
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+/// Which scenes are meant.
+#[derive(Args)]
+struct Which {
     /// The configuration, a YAML file
     config: PathBuf,
     /// A scene; may be given several times, and else all are meant
@@ -93,12 +115,15 @@ struct Job {
     /// A value that goes before the file: video.num_inference_steps=50. Paths in it are relative to the current folder
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment)]
     set: Vec<(String, String)>,
-    /// The folder for the files, before what the configuration says
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
 }
 
 impl Job {
+    fn folder(&self, scene: &Scene) -> PathBuf {
+        self.out.clone().unwrap_or_else(|| job::folder_of(scene, &self.which.config))
+    }
+}
+
+impl Which {
     fn wanted(&self) -> Wanted {
         Wanted { preset: self.preset, values: self.set.clone() }
     }
@@ -117,10 +142,6 @@ impl Job {
         }
         self.scene_id.iter().map(|id| config.scene(id).map_err(|err| err.to_string())).collect()
     }
-
-    fn folder(&self, scene: &Scene) -> PathBuf {
-        self.out.clone().unwrap_or_else(|| job::folder_of(scene, &self.config))
-    }
 }
 
 fn preset(name: &str) -> Result<Preset, String> {
@@ -137,8 +158,8 @@ fn assignment(text: &str) -> Result<(String, String), String> {
 }
 
 fn check(job: &Job, json: bool, yaml: bool) -> Result<bool, String> {
-    let config = job.open()?;
-    let scenes = job.scenes(&config)?;
+    let config = job.which.open()?;
+    let scenes = job.which.scenes(&config)?;
     if yaml {
         print!("{}", Config::print(scenes));
         return Ok(true);
@@ -230,8 +251,8 @@ impl Screen {
 }
 
 fn render(job: &Job, jobs: usize, again: bool) -> Result<ExitCode, String> {
-    let config = job.open()?;
-    let scenes = job.scenes(&config)?;
+    let config = job.which.open()?;
+    let scenes = job.which.scenes(&config)?;
     let screen = Screen::new(scenes.iter().map(|scene| scene.id.clone()).collect());
     let tell = |number, told| screen.tell(number, told);
     let with_folders = scenes.iter().map(|scene| (*scene, job.folder(scene))).collect();
@@ -266,12 +287,12 @@ fn summary(outcomes: &[Outcome]) -> ExitCode {
 }
 
 fn sweep(job: &Job, overs: Vec<job::Over>, jobs: usize, again: bool) -> Result<ExitCode, String> {
-    let id = match &job.scene_id[..] {
+    let id = match &job.which.scene_id[..] {
         [] => None,
         [id] => Some(id.as_str()),
         _ => return Err("variants are of one scene: give --scene-id once".into()),
     };
-    let sweep = job::Sweep::new(&job.config, &job.wanted(), id, overs, job.out.as_deref())?;
+    let sweep = job::Sweep::new(&job.which.config, &job.which.wanted(), id, overs, job.out.as_deref())?;
     let screen = Screen::new(sweep.variants.iter().map(|variant| variant.name.clone()).collect());
     let tell = |number, told| screen.tell(number, told);
     let scenes = sweep.variants.iter().map(|variant| (&variant.scene, variant.folder.clone())).collect();
@@ -299,7 +320,11 @@ fn run() -> Result<ExitCode, String> {
             page.render(&mut std::io::stdout()).map_err(|err| err.to_string())?;
             return Ok(ExitCode::SUCCESS);
         }
-        Command::Check { .. } | Command::Render { .. } | Command::Sweep { .. } | Command::Man { .. } => {}
+        Command::Check { .. }
+        | Command::Render { .. }
+        | Command::Sweep { .. }
+        | Command::Serve { .. }
+        | Command::Man { .. } => {}
     }
     gst::init().map_err(|err| err.to_string())?;
     gsttorchvideo::plugin_register_static().map_err(|err| err.to_string())?;
@@ -310,6 +335,10 @@ fn run() -> Result<ExitCode, String> {
         }
         Command::Render { job, jobs, again } => render(&job, jobs, again),
         Command::Sweep { job, over, jobs, again } => sweep(&job, over, jobs, again),
+        Command::Serve { which, how } => {
+            let config = which.open()?;
+            how.run(&which.scenes(&config)?)
+        }
         Command::Man { dir: Some(dir) } => {
             let written = std::fs::create_dir_all(&dir)
                 .and_then(|()| clap_mangen::generate_to(Cli::command(), &dir))
