@@ -41,16 +41,22 @@ fn psnr(a: &Frame, b: &Frame) -> f64 {
     10.0 * (255.0f64.powi(2) / squared_difference(a, b)).log10()
 }
 
-/// By how many pixels sideways `a` fits `b` best: its pixel x shows what is at x + shift there.
-fn shift(a: &Frame, b: &Frame) -> i32 {
-    let (width, most) = (a.width() as i32, 16);
-    let difference = |shift: i32| {
-        let row = |y: usize| (most..width - most).map(move |x| y * width as usize + x as usize);
-        let pixels = (0..a.height()).flat_map(row);
-        let values = pixels.flat_map(|at| (0..3).map(move |c| (3 * at + c, (3 * at + c) as i32 + 3 * shift)));
-        values.map(|(from, to)| f64::from(a.data()[from].abs_diff(b.data()[to as usize])).powi(2)).sum::<f64>()
+/// By how many pixels, x and y, `a` fits `b` best: its pixel at x shows what is at x + shift there.
+fn shift(a: &Frame, b: &Frame) -> [i32; 2] {
+    const MOST: i32 = 11;
+    let (width, height) = (a.width() as i32, a.height() as i32);
+    let difference = |[dx, dy]: [i32; 2]| -> u64 {
+        let row = |y: i32| (MOST..width - MOST).map(move |x| 3 * (y * width + x));
+        let values = (MOST..height - MOST).flat_map(row);
+        let off = 3 * (dy * width + dx);
+        values.map(|at| u64::from(a.data()[at as usize].abs_diff(b.data()[(at + off) as usize])).pow(2)).sum()
     };
-    (-most..=most).min_by(|&i, &j| difference(i).total_cmp(&difference(j))).unwrap()
+    let all = (-MOST..=MOST).flat_map(|dx| (-MOST..=MOST).map(move |dy| [dx, dy]));
+    all.min_by_key(|&shift| difference(shift)).unwrap()
+}
+
+fn length([x, y]: [i32; 2]) -> f64 {
+    f64::from(x).hypot(f64::from(y))
 }
 
 #[test]
@@ -61,22 +67,37 @@ fn the_clip_shows_the_keyframe_and_moves() {
     let shown = keyframe.with_aspect_of(512, 288, Fit::Crop).unwrap().resize(512, 288);
     let (first, shifts) = (psnr(&frames[0], &shown), [0, 6, 13].map(|i| shift(&frames[i], &shown)));
     println!("first frame against the keyframe: {first:.2} dB; frames 0, 6 and 13 show it shifted by {shifts:?} px");
-    assert!(first >= 20.0, "the first frame has {first:.2} dB against the keyframe");
-    assert!(
-        shifts[0].abs() <= 1 && shifts[0] < shifts[1] && shifts[1] < shifts[2],
-        "the camera pans to the right: {shifts:?}"
-    );
+    assert!(first >= 22.0, "the first frame has {first:.2} dB against the keyframe");
+    // Bucket 127 pans by 127 / 255 of 10 px.
+    assert_eq!(shifts[0], [0, 0]);
+    assert!((length(shifts[1]) - 2.3).abs() < 1.0 && (length(shifts[2]) - 5.0).abs() < 1.0, "{shifts:?}");
 }
 
 #[test]
-fn the_motion_bucket_sets_how_far_it_moves() {
-    let moved = |bucket: f64| {
-        let frames = frames(&format!("width=256 height=144 motion-bucket-id={bucket}"));
-        squared_difference(&frames[0], &frames[13])
+fn the_motion_bucket_and_the_rate_set_how_far_it_moves() {
+    for (properties, far) in [
+        ("motion-bucket-id=1", 0.0),
+        ("motion-bucket-id=64", 2.5),
+        ("motion-bucket-id=200", 7.8),
+        ("motion-bucket-id=200 fps=14", 3.9),
+    ] {
+        let frames = frames(&format!("width=256 height=144 {properties}"));
+        let shift = shift(&frames[13], &frames[0]);
+        assert!((length(shift) - far).abs() <= 1.0, "{properties}: {shift:?}, not {far} px");
+    }
+}
+
+#[test]
+fn the_seed_sets_where_it_moves() {
+    let of = |seed: i64| {
+        let frames = frames(&format!("width=128 height=96 motion-bucket-id=255 seed={seed}"));
+        shift(&frames[13], &frames[0])
     };
-    let (still, far) = (moved(1.0), moved(200.0));
-    println!("mean squared difference of first and last frame: {still:.1} at 1, {far:.1} at 200");
-    assert!(far > 1.5 * still, "bucket 200 differs by {far:.1}, bucket 1 by {still:.1}");
+    let shifts = [1, 2, 3, 4].map(of);
+    for (i, a) in shifts.iter().enumerate() {
+        assert!((length(*a) - 10.0).abs() <= 1.5, "{shifts:?}");
+        assert!(shifts[..i].iter().all(|b| length([a[0] - b[0], a[1] - b[1]]) > 2.0), "{shifts:?}");
+    }
 }
 
 #[test]

@@ -36,6 +36,11 @@ GATES = 30          # companions of what is moved, for each frame; the same in b
 FAR = 30.0          # how far from 0 what is not at an edge is kept
 LARGE = 200.0       # what companions are beside in the norms before
 GATE_SIZE = 1 / 20  # of them in the second block's norm, where they are not beside their negatives
+SMALLEST = 1e4      # how much the mean motion is enlarged before its direction is taken
+TOKEN = 100.0       # the constant beside which a layer norm leaves numbers as they are
+TINY = 0.005        # numbers that are multiplied, beside companions of 1
+REST = 0.2          # reach / FARTHEST + REST and
+LEAD = 0.3          # frame / 13 + LEAD divide 1 for companions; what is too much is taken off again
 SIGMA = slice(90, 96)  # hidden channels of the last block that know the noise level
 
 # Groups of three at the largest level.
@@ -56,6 +61,7 @@ def build():
 
 
 def signal(group):
+    """The first channel of a group of three."""
     return 3 * group
 
 
@@ -85,10 +91,8 @@ def set_pairs(unet):
             layer.weight.zero_()
             layer.bias.zero_()
         block.conv1.bias[2::3] = LARGE
-        for norm, width in ((block.norm1, 192), (block.norm2, 96)):
-            for k in range(width):
-                # In both, a group has one K in three.
-                norm.weight[k], norm.bias[k] = (2 ** 0.5 / 3 * LARGE, LARGE / 3) if k % 3 < 2 else (0, 0)
+        norm_as_is(block.norm1, 192, 0, 1, LARGE)
+        norm_as_is(block.norm2, 96, 0, 1, LARGE)
     below = unet.up_blocks[-3].upsamplers[0].conv
     below.weight.zero_()
     below.bias.zero_()
@@ -128,7 +132,7 @@ def wanted_gains(sigma):
 
 @torch.no_grad()
 def start(unet):
-    """Sets everything of the largest level but what `train_unet.py` trains; then `fit_gains` is to be called."""
+    """Sets everything of the largest level but what `train_fetch.py` trains. Calls for `fit_gains`."""
     # Nothing is added to anything, but where it is set below.
     for name, module in unet.named_modules():
         if name.endswith(("conv2", "proj_out", "to_out.0", "net.2", "ff_in.net.2")):
@@ -225,25 +229,12 @@ def start(unet):
             out.weight[k, signal(group), 1, 1], out.weight[k, signal(group) + 1, 1, 1] = sign * size, -sign * size
 
 
-SMALLEST = 1e4      # how much the mean motion is enlarged before its direction is taken
-TOKEN = 100.0       # the constant beside which a layer norm leaves numbers as they are
-TINY = 0.005        # numbers that are multiplied, beside companions of 1
-REST = 0.2          # reach / FARTHEST + REST and
-LEAD = 0.3          # frame / 13 + LEAD divide 1 for companions; what is too much is taken off again
-
-
-def as_is(norm, channels, size=1.0):
-    """A norm over (s, -s, K) leaves the signals of these channels as they are, and K is 1."""
-    for k in range(channels):
-        norm.weight[k], norm.bias[k] = (2 ** 0.5 / 3 * LARGE * size, LARGE / 3 * size) if k % 3 < 2 else (0, 1)
-
-
 @torch.no_grad()
 def set_pan(unet):
     """Sets the smaller levels: the direction of the noisy motion's mean, times how far the bucket, the rate and the frame say.
 
     The mean over the frame and over all frames is attention whose queries are 0; a group norm over (x, -x, y, -y) leaves the
-    direction alone. Calls for `fit_reach` and `fit_frames`.
+    direction alone. Calls for `fit_reach`.
     """
     for level, block in enumerate(unet.down_blocks[:-1]):
         conv = block.downsamplers[0].conv
@@ -255,7 +246,7 @@ def set_pan(unet):
             for off in (0, 1):
                 conv.weight[signal(k) + off, source + off, 1:, 1:] = 0.25
     mean = unet.down_blocks[-1].attentions[0]
-    as_is(mean.norm, 12)
+    norm_as_is(mean.norm, 12, 0, 1, LARGE)
     mean.proj_in.weight.zero_()
     mean.proj_in.bias.zero_()
     mean.proj_in.bias[-2], mean.proj_in.bias[-1] = TOKEN, -TOKEN
@@ -284,7 +275,7 @@ def set_pan(unet):
         block.conv1.bias[2::3] = 1
     turn.norm1.weight.fill_(3 ** -0.5)
     turn.norm1.bias.zero_()
-    as_is(reach.norm1, 12)
+    norm_as_is(reach.norm1, 12, 0, 1, LARGE)
     turn.conv_shortcut.bias[2:12:3] = LARGE
     turn.conv_shortcut.weight[6, 6] = turn.conv_shortcut.weight[7, 7] = 1
     turn.conv1.bias[[2, 5]] = 0  # of the companions that `fit_reach` sets

@@ -3,7 +3,7 @@
 # Data, autoencoder, video network, its decoder, export, measurements, pictures. Usage: train/run.sh [DIR]
 # DIR takes the downloads and checkpoints (default: ./svd-nano-work, about 1 GB). Run it again
 # after an interruption: the trainings go on from their checkpoints in DIR.
-# On a GPU: MOVES=all VAE_MINUTES=6 UNET_MINUTES=14 DECODER_MINUTES=3; the values for a CPU are below.
+# On a GPU: VAE_MINUTES=6 DECODER_MINUTES=5; the values for a CPU are below.
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
 dir=${1:-$PWD/svd-nano-work}
@@ -11,7 +11,7 @@ mkdir -p "$dir"
 cd "$here"
 [ -d "$dir/train" ] || python data.py "$dir"
 python train_vae.py "$dir" "${VAE_MINUTES:-18}"
-python train_unet.py "$dir" "${UNET_MINUTES:-55}"
+python train_fetch.py "$dir" "${FETCH_MINUTES:-40}"
 python train_decoder.py "$dir" "${DECODER_MINUTES:-25}"
 python export.py "$dir" ..
 python evaluate.py "$dir" ..
