@@ -27,18 +27,23 @@ from latent_code import CONTENT, FACTOR, LATENTS, MOTION, MOTION_GAIN
 EMBEDDING = 64      # width of the image embedding, which is always zero (export.py)
 WIDTHS = [96, 96, 96]
 TIME = 128          # of the embedding's numbers, the first ones know the noise level only
-C = 32.0            # the constant companion
+# Where a norm is to leave signals as they are, its weight and bias must have the ratio of 2 ** 0.5, and in float16, too: 1393
+# and 985 have. So what signals are beside is 3 * 985 times a power of two.
+EXACT = 3 * 985.0
+C = EXACT / 32      # the constant companion
+BESIDE = EXACT      # what the numbers of `set_pairs` are beside, up to 100
+CALM = EXACT / 16   # what the motion is beside, below 3
 FIRST = 16.0        # the last norm's companion at a = 20 or b = 20
 LEAST, MOST = 0.2, 20.0
 EDGES = 3           # content channels whose edges the network can repeat beyond the frame
 EDGE_SIZE = 1 / 4   # of them in norms, where they are not beside their negatives
 GATES = 30          # companions of what is moved, for each frame; the same in both blocks
 FAR = 30.0          # how far from 0 what is not at an edge is kept
-LARGE = 200.0       # what companions are beside in the norms before
+LARGE = 200.0       # what companions are beside in the last two blocks' first norms
 GATE_SIZE = 1 / 20  # of them in the second block's norm, where they are not beside their negatives
 SMALLEST = 1e4      # how much the mean motion is enlarged before its direction is taken
 TOKEN = 100.0       # the constant beside which a layer norm leaves numbers as they are
-TINY = 0.005        # numbers that are multiplied, beside companions of 1
+TINY = 16 / EXACT   # numbers that are multiplied, beside companions of 1
 REST = 0.2          # reach / FARTHEST + REST and
 LEAD = 0.3          # frame / 13 + LEAD divide 1 for companions; what is too much is taken off again
 SIGMA = slice(90, 96)  # hidden channels of the last block that know the noise level
@@ -90,15 +95,15 @@ def set_pairs(unet):
         for layer in (block.conv1, block.conv2, block.time_emb_proj, block.conv_shortcut):
             layer.weight.zero_()
             layer.bias.zero_()
-        block.conv1.bias[2::3] = LARGE
-        norm_as_is(block.norm1, 192, 0, 1, LARGE)
-        norm_as_is(block.norm2, 96, 0, 1, LARGE)
+        block.conv1.bias[2::3] = BESIDE
+        norm_as_is(block.norm1, 192, 0, 1, BESIDE)
+        norm_as_is(block.norm2, 96, 0, 1, BESIDE)
     below = unet.up_blocks[-3].upsamplers[0].conv
     below.weight.zero_()
     below.bias.zero_()
-    below.bias[2::3] = LARGE
+    below.bias[2::3] = BESIDE
     between, after = blocks[0].conv_shortcut, blocks[1].conv_shortcut
-    between.bias[2::3] = LARGE
+    between.bias[2::3] = BESIDE
     for k in range(MOTION):
         for off, sign in ((0, 1), (1, -1)):
             below.weight[signal(k) + off, k, 1, 1] = sign
@@ -121,7 +126,7 @@ def norm_as_is(norm, channels, first, size=1 / 8, constant=C):
         if k % 3 == 2:
             norm.weight[first + k], norm.bias[first + k] = 0.5, 0.3
         else:
-            norm.weight[first + k] = 2 ** 0.5 / 3 * constant * size
+            norm.weight[first + k] = 1393 / EXACT * constant * size
             norm.bias[first + k] = constant / 3 * size
 
 
@@ -240,13 +245,13 @@ def set_pan(unet):
         conv = block.downsamplers[0].conv
         conv.weight.zero_()
         conv.bias.zero_()
-        conv.bias[2:12:3] = LARGE
+        conv.bias[2:12:3] = CALM
         for k in range(MOTION):
             source = signal(NOISY + CONTENT + k) if level == 0 else signal(k)
             for off in (0, 1):
                 conv.weight[signal(k) + off, source + off, 1:, 1:] = 0.25
     mean = unet.down_blocks[-1].attentions[0]
-    norm_as_is(mean.norm, 12, 0, 1, LARGE)
+    norm_as_is(mean.norm, 12, 0, 1, CALM)
     mean.proj_in.weight.zero_()
     mean.proj_in.bias.zero_()
     mean.proj_in.bias[-2], mean.proj_in.bias[-1] = TOKEN, -TOKEN
@@ -275,8 +280,8 @@ def set_pan(unet):
         block.conv1.bias[2::3] = 1
     turn.norm1.weight.fill_(3 ** -0.5)
     turn.norm1.bias.zero_()
-    norm_as_is(reach.norm1, 12, 0, 1, LARGE)
-    turn.conv_shortcut.bias[2:12:3] = LARGE
+    norm_as_is(reach.norm1, 12, 0, 1, CALM)
+    turn.conv_shortcut.bias[2:12:3] = CALM
     turn.conv_shortcut.weight[6, 6] = turn.conv_shortcut.weight[7, 7] = 1
     turn.conv1.bias[[2, 5]] = 0  # of the companions that `fit_reach` sets
     reach.conv1.bias[[2, 5]] = 0

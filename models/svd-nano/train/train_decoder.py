@@ -3,7 +3,8 @@
 
 `train_vae.py` trained it on single pictures. Here it sees clips as the video network makes them: of the keyframe's
 content moved by `train_fetch.py`, with what little noise the sampler leaves. It learns to draw the true clip: as sharp, and
-steady. Some clips are shorter, down to one frame, and some are the true latents.
+steady. It sees the motion, too: how far a frame has moved tells how much detail that cost. Some clips are shorter, down
+to one frame, and some are the true latents, which have not moved.
 
 Reads DIR/train, DIR/code.pt, DIR/fetch.pt and DIR/vae, writes DIR/vae and DIR/decoder.log, and
 DIR/decoder.pt, from which an interrupted training goes on.
@@ -21,7 +22,7 @@ import data
 import device
 import latent_code
 import motion
-from latent_code import CONTENT, FACTOR, MOTION
+from latent_code import FACTOR, MOTION_GAIN
 from motion import FRAMES
 from train_fetch import Fetch, piece
 
@@ -47,15 +48,17 @@ def steady_clips(pyramids, code, fetch, run, rng, width, height):
         pan = torch.from_numpy(motion.direction(rng) * motion.reach(*motion.settings(rng))).float()
         pixels = torch.from_numpy(motion.clip(piece(pyramids, rng, width, height), pan.numpy()))
         pixels = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        pans = torch.linspace(0, 1, FRAMES)[:, None] * pan
         if rng.random() < 0.2:
-            content = latent_code.encode(code, pixels)
+            content, pans = latent_code.encode(code, pixels), 0 * pans
         else:
             noisy = pixels[:1] + (0.02 if rng.random() < 0.7 else rng.uniform(0, 0.1)) * torch.randn_like(pixels[:1])
             key = latent_code.encode(code, noisy).expand(FRAMES, -1, -1, -1)
-            content = fetch(key, torch.linspace(0, 1, FRAMES)[:, None] * pan)
+            content = fetch(key, pans)
         content = content + rng.uniform(0, 0.02) * torch.randn_like(content)
         every.append(pixels)
-        latents.append(F.pad(content, (0, 0, 0, 0, 0, MOTION)))
+        moved = (pans / FACTOR * MOTION_GAIN)[:, :, None, None].expand(-1, -1, *content.shape[2:])
+        latents.append(torch.cat([content, moved], 1))
     return torch.stack(every).to(run.name), torch.stack(latents).to(run.name)
 
 
@@ -87,11 +90,11 @@ def edges(x):
 
 
 def texture(x):
-    """How much fine detail there is around each place: the mean size of the Laplacian in 8x8 pixels."""
+    """How much fine detail there is around each place: the root mean square of the Laplacian in 8x8 pixels."""
     n, frames, colours, height, width = x.shape
     kernel = x.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]]).view(1, 1, 3, 3)
-    fine = F.conv2d(x.reshape(-1, 1, height, width), kernel).abs()
-    return F.avg_pool2d(fine, 8, 4).view(n, frames, colours, -1)
+    fine = F.conv2d(x.reshape(-1, 1, height, width), kernel) ** 2
+    return (F.avg_pool2d(fine, 8, 4) + 1e-4).sqrt().view(n, frames, colours, -1)
 
 
 def main(root, minutes):
@@ -136,7 +139,7 @@ def main(root, minutes):
             change = (off[:, 1:] - off[:, :-1]).abs().mean() if off.shape[1] > 1 else off.new_zeros(())
             grad = sum(F.l1_loss(a, b) for a, b in zip(edges(have), edges(want)))
             # Where the exact detail can't be known, a mean of all that it may be is a blur: ask for as much of it.
-            loss = off.abs().mean() + 0.25 * grad + change + 0.7 * F.l1_loss(texture(have), texture(want))
+            loss = off.abs().mean() + 0.25 * grad + 1.5 * change + 1.5 * F.l1_loss(texture(have), texture(want))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params, 0.5)
@@ -144,7 +147,6 @@ def main(root, minutes):
             step += 1
             decay = min(0.99, step / (step + 10))
             with torch.no_grad():
-                decoder.conv_in.weight[:, CONTENT:] = 0  # blind to the motion
                 torch._foreach_mul_(ema, decay)
                 torch._foreach_add_(ema, params, alpha=1 - decay)
             seen.append(torch.stack([(off ** 2).mean(), change, *(((a ** 2).mean() / (b ** 2).mean())
