@@ -139,7 +139,7 @@ def main(root, minutes):
             change = (off[:, 1:] - off[:, :-1]).abs().mean() if off.shape[1] > 1 else off.new_zeros(())
             grad = sum(F.l1_loss(a, b) for a, b in zip(edges(have), edges(want)))
             # Where the exact detail can't be known, a mean of all that it may be is a blur: ask for as much of it.
-            loss = off.abs().mean() + 0.25 * grad + 1.5 * change + 1.5 * F.l1_loss(texture(have), texture(want))
+            loss = off.abs().mean() + 0.25 * grad + change + F.l1_loss(texture(have), texture(want))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params, 0.5)

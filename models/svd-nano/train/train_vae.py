@@ -134,7 +134,7 @@ def start_decoder(decoder, code):
     decoder.conv_in.bias[:3] = code["middle"].view(3, 16).mean(1)
     for i in range(CONTENT):
         decoder.conv_in.weight[3 + i, i, 1, 1] = 1
-    decoder.conv_in.weight[:, CONTENT:] = 0  # blind to the motion
+    decoder.conv_in.weight[:, CONTENT:] = 0  # blind to the motion, which train_decoder.py shows it
     last = decoder.up_blocks[-1].resnets[0].spatial_res_block.conv_shortcut
     signals = last.weight[:16].clone()
     signals[11:] = torch.randn_like(signals[11:]) * signals.shape[1] ** -0.5
