@@ -469,6 +469,23 @@ fn all_scenes_come_in_turn_and_dropped_pictures_between() {
     std::fs::rename(server.folder.path().join("whole.png"), watched.join("b/moved.png")).unwrap();
     let status = other.until(|| Some(server.get("/api/scenes/b")).filter(|status| status["clip"] == 1));
     assert!(status["keyframe"].as_str().unwrap().ends_with("b/moved.png"), "{status:#}");
+    // A folder that comes with its picture, as copied or as moved.
+    let whole = picture(&server.folder.path().join("more.png"), 120);
+    std::fs::create_dir(watched.join("a")).unwrap();
+    std::fs::copy(&whole, watched.join("a/copied.png")).unwrap();
+    let keyframe = |wanted: &str| {
+        other.until(|| {
+            let status = server.get("/api/scenes/a");
+            status["keyframe"].as_str().filter(|name| name.ends_with(wanted)).map(|_| ())
+        });
+    };
+    keyframe("a/copied.png");
+    std::fs::remove_dir_all(watched.join("a")).unwrap();
+    let folder = server.folder.path().join("a");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::rename(whole, folder.join("moved.png")).unwrap();
+    std::fs::rename(folder, watched.join("a")).unwrap();
+    keyframe("a/moved.png");
     server.interrupt("-TERM");
     let said = server.rest();
     assert!(said.contains("notes.txt: not a picture") && !said.contains("dropped.png: "), "{said}");
