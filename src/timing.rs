@@ -172,6 +172,16 @@ pub struct Counts {
     pub dropped: u64,
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, more: Self) {
+        self.input += more.input;
+        self.output += more.output;
+        self.duplicated += more.duplicated;
+        self.interpolated += more.interpolated;
+        self.dropped += more.dropped;
+    }
+}
+
 /// The fractions of the settings need too fine a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooFine(String);

@@ -46,7 +46,7 @@ fn states_change_at_any_time() {
         let mut stage = Stage::new(subject, subject.count());
         let (say, hear) = mpsc::channel();
         let (mut abandoned, mut before) = (0, gst::State::Null);
-        for step in 0..50 {
+        for step in 0..84 {
             if random.below(10) == 0 {
                 let say = say.clone();
                 let other = std::mem::replace(&mut stage, Stage::new(subject, subject.count()));

@@ -398,6 +398,11 @@ fn a_director_changes_what_is_shown() {
     }
     let (code, picture) = server.request(&format!("GET {api}/preview.jpg HTTP/1.1\r\nHost: {}\r\n", server.http), &[]);
     assert!(code == 200 && image::load_from_memory(&picture).unwrap().width() == 64);
+    // What can't be made is told, and is not in the making.
+    assert_eq!(server.set(api, json!({"max_memory": 1000})).0, 200);
+    let told = |status: &Json| status["warning"].is_string() && status["state"] == "showing";
+    let status = client.until(|| Some(server.get(api)).filter(told));
+    assert_eq!((&status["clip"], &status["seconds_left"]), (&json!(5), &Json::Null), "{status:#}");
 }
 
 #[test]
@@ -415,6 +420,11 @@ fn only_this_machine_may_direct() {
         (format!("DELETE /api/scenes/a HTTP/1.1\r\n{host}"), 405, "GET"),
         (format!("GET /api/scenes/c HTTP/1.1\r\n{host}"), 404, "/scene/a, /scene/b"),
         (format!("GET /nothing HTTP/1.1\r\n{host}"), 404, "/api/scenes"),
+        (
+            format!("GET /api/scenes/a/start HTTP/1.1\r\n{host}"),
+            404,
+            "POST to these, and to regenerate, keyframe and start",
+        ),
     ] {
         let (code, body) = server.request(&head, b"{}");
         assert!(code == wanted && String::from_utf8_lossy(&body).contains(part), "{head}: {code}");
@@ -469,6 +479,23 @@ fn all_scenes_come_in_turn_and_dropped_pictures_between() {
     std::fs::rename(server.folder.path().join("whole.png"), watched.join("b/moved.png")).unwrap();
     let status = other.until(|| Some(server.get("/api/scenes/b")).filter(|status| status["clip"] == 1));
     assert!(status["keyframe"].as_str().unwrap().ends_with("b/moved.png"), "{status:#}");
+    // A folder that comes with its picture, as copied or as moved.
+    let whole = picture(&server.folder.path().join("more.png"), 120);
+    std::fs::create_dir(watched.join("a")).unwrap();
+    std::fs::copy(&whole, watched.join("a/copied.png")).unwrap();
+    let keyframe = |wanted: &str| {
+        other.until(|| {
+            let status = server.get("/api/scenes/a");
+            status["keyframe"].as_str().filter(|name| name.ends_with(wanted)).map(|_| ())
+        });
+    };
+    keyframe("a/copied.png");
+    std::fs::remove_dir_all(watched.join("a")).unwrap();
+    let folder = server.folder.path().join("a");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::rename(whole, folder.join("moved.png")).unwrap();
+    std::fs::rename(folder, watched.join("a")).unwrap();
+    keyframe("a/moved.png");
     server.interrupt("-TERM");
     let said = server.rest();
     assert!(said.contains("notes.txt: not a picture") && !said.contains("dropped.png: "), "{said}");
@@ -782,9 +809,10 @@ fn what_can_t_be_served_is_told_at_once() {
     let port = taken.local_addr().unwrap().port().to_string();
     for (arguments, part) in [
         (vec!["--http", &port], "can't be listened to"),
-        (vec!["--http", "0", "--port", &port], "can't be listened to"),
-        (vec!["--encoder", "nosuchenc"], "nosuchenc"),
-        (vec!["--encoder", "identity"], "identity"),
+        (vec!["--http", "0", "--port", &port], "can't be listened to: Address already in use"),
+        (vec!["--http", "0", "--address", "192.0.2.1"], "can't be listened to: Cannot assign requested address"),
+        (vec!["--encoder", "nosuchenc"], "torchvideo: --encoder nosuchenc: no element \"nosuchenc\": name elements"),
+        (vec!["--encoder", "identity"], "torchvideo: --encoder identity: could not link"),
         (vec!["--user", "x"], "needs a password"),
         (vec!["--watch", "/nowhere"], "/nowhere"),
         (vec!["--scene-id", "b"], "there is no scene \"b\""),

@@ -259,6 +259,21 @@ fn two_elements_share_a_model() {
 }
 
 #[test]
+fn who_waits_for_a_busy_model_is_told() {
+    let [first, second] = [(), ()].map(|()| Pipeline::new("num-frames=2 width=32 height=32", "fakesink"));
+    let release = first.play_and_hold();
+    second.play();
+    let text = "model is loaded, and makes another clip first";
+    let is_told =
+        |message: &gst::Message| matches!(message.view(), MessageView::Progress(progress) if progress.get().2 == text);
+    second.messages_until(is_told);
+    drop(release);
+    let rest = second.messages_until_eos();
+    assert_eq!(progress(&rest, "load-model"), [(ProgressType::Complete, "Loading model: done".into())]);
+    first.messages_until_eos();
+}
+
+#[test]
 fn tags_reach_the_container() {
     for (muxer, demuxer) in [("qtmux", "qtdemux"), ("matroskamux", "matroskademux")] {
         let file = FILES.picture.with_file_name(muxer);

@@ -48,7 +48,15 @@ pub struct Loading {
     pub cancel: Cancel,
     /// How much of the model has been loaded.
     pub progress: LoadProgress,
+    is_loaded: Arc<AtomicBool>,
     has_failed: Arc<AtomicBool>,
+}
+
+impl Loading {
+    /// Whether the model is there: a job that has not begun waits for others.
+    pub fn is_loaded(&self) -> bool {
+        self.is_loaded.load(Ordering::Relaxed)
+    }
 }
 
 /// A handle to the thread that owns a model. The thread ends, and frees the model, when the last clone of the handle is
@@ -75,6 +83,7 @@ impl<M: 'static> Worker<M> {
                     guarded(|| load(&told))
                 };
                 told.has_failed.store(model.is_err(), Ordering::Relaxed);
+                told.is_loaded.store(model.is_ok(), Ordering::Relaxed);
                 finish_before_exit();
                 for (done, job) in (1usize..).zip(queue) {
                     let _busy = Busy::new();
@@ -112,9 +121,9 @@ impl<M: 'static> Worker<M> {
         Reply(reply)
     }
 
-    /// How much of the model has been loaded.
-    pub fn progress(&self) -> &LoadProgress {
-        &self.loading.progress
+    /// The model's load.
+    pub fn loading(&self) -> &Loading {
+        &self.loading
     }
 
     /// Whether the model could not be loaded. `false` as long as it may yet be.

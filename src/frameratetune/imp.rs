@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MPL-2.0
 //! The element's virtual functions: frames and their times in, frames at the output's times out.
 
-use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use glib::subclass::prelude::*;
@@ -12,9 +11,9 @@ use gst_base::subclass::BaseTransformMode;
 use gst_base::subclass::base_transform::GenerateOutputSuccess;
 use gst_base::subclass::prelude::*;
 use gst_video::VideoInfo;
-use tch::{Device, Kind};
 
 use super::caps;
+use super::run::{Negotiated, Run, Setup};
 use super::settings::{self, Mode, Settings, fraction};
 use super::tuner::{Clock, Ended, Format, Means, Tail, Tuner};
 use crate::engine::device::DeviceChoice;
@@ -54,113 +53,6 @@ struct State {
     shown: Counts,
 }
 
-/// One run, from READY to PAUSED and back.
-struct Run {
-    setup: Arc<Setup>,
-    worker: Option<Arc<Worker<Model>>>,
-    negotiated: Option<Negotiated>,
-    /// The input's segment.
-    segment: gst::FormattedSegment<gst::ClockTime>,
-    /// Its base and that of the output's segment, and the output's time over the input's.
-    bases: Option<(gst::ClockTime, gst::ClockTime, (u64, u64))>,
-    /// Where the segment's output goes on, if it has begun.
-    ended: Option<Ended>,
-    /// The input's time that the segment has come to with gaps, by the planner.
-    reached: gst::ClockTime,
-    /// Where a segment that is played backwards begins, if it does not say: with its first frame.
-    backwards_from: Option<gst::ClockTime>,
-    has_failed: bool,
-    has_warned: bool,
-    has_fallen_back: bool,
-}
-
-/// What does not change in a run.
-struct Setup {
-    settings: Settings,
-    device: Device,
-    kind: Kind,
-    /// The model's file, if there is one.
-    model: Option<PathBuf>,
-    /// Tells the load that the end of it was wanted.
-    closing: Cancel,
-}
-
-/// What was negotiated.
-#[derive(Clone)]
-struct Negotiated {
-    /// The input's caps.
-    caps: gst::Caps,
-    format: Arc<Format>,
-    settings: timing::Settings,
-    /// The output's time over the input's; `None` if the input has no rate to tell.
-    stretch: Option<(u64, u64)>,
-    /// Nanoseconds that a frame is known later.
-    latency: Option<u64>,
-}
-
-impl Run {
-    /// The output's time over the input's; `None` if that is not known.
-    fn stretch(&self) -> Option<(u64, u64)> {
-        let settings = &self.setup.settings;
-        match &self.negotiated {
-            Some(negotiated) => negotiated.stretch,
-            None if settings.mode == Mode::Retime => None,
-            None => fraction(settings.speed).map(|speed| (speed.denom(), speed.numer())),
-        }
-    }
-
-    /// Whether the output's times are others than the input's.
-    fn is_stretched(&self) -> bool {
-        self.stretch().is_none_or(|(numer, denom)| numer != denom)
-    }
-
-    /// The output's time for one of the input. `None` if it is not known.
-    fn stretched(&self, time: gst::ClockTime) -> Option<gst::ClockTime> {
-        let (numer, denom) = self.stretch()?;
-        time.mul_div_round(numer, denom)
-    }
-
-    /// The same for a value, if it is a time.
-    fn stretched_value(&self, value: gst::GenericFormattedValue) -> Option<gst::GenericFormattedValue> {
-        let gst::GenericFormattedValue::Time(time) = value else { return None };
-        Some(self.stretched(time?)?.into())
-    }
-
-    /// The input's value for one of the output, if it is a time. `from_end` is one that counts back from the end.
-    fn shrunk_value(&self, value: gst::GenericFormattedValue, from_end: bool) -> Option<gst::GenericFormattedValue> {
-        let gst::GenericFormattedValue::Time(Some(time)) = value else { return None };
-        let (numer, denom) = self.stretch()?;
-        let nanoseconds = time.nseconds();
-        // GStreamer keeps what is before the end as a number below 0.
-        let (back, time) = if from_end && (nanoseconds as i64) < 0 {
-            (true, gst::ClockTime::from_nseconds((nanoseconds as i64).unsigned_abs()))
-        } else {
-            (false, time)
-        };
-        let shrunk = time.mul_div_round(denom, numer)?;
-        let shrunk = if back { shrunk.nseconds().wrapping_neg() } else { shrunk.nseconds() };
-        Some(gst::ClockTime::from_nseconds(shrunk.min(u64::MAX - 1)).into())
-    }
-
-    fn is_backwards(&self) -> bool {
-        self.segment.rate() < 0.0
-    }
-
-    /// The planner's time for what lasts from `time` to `end`: it counts from the end of a segment that is played backwards.
-    fn mirrored(&mut self, time: gst::ClockTime, end: gst::ClockTime) -> gst::ClockTime {
-        if !self.is_backwards() {
-            return time;
-        }
-        let from = self.segment.stop().unwrap_or_else(|| *self.backwards_from.get_or_insert(end));
-        from.saturating_sub(end)
-    }
-
-    /// Forgets all of the output before.
-    fn begin_anew(&mut self) {
-        (self.ended, self.reached, self.backwards_from) = (None, gst::ClockTime::ZERO, None);
-    }
-}
-
 impl FrameRateTune {
     /// Everything that can be known at once.
     fn prepare(&self, settings: Settings) -> Result<Run, gst::ErrorMessage> {
@@ -180,19 +72,7 @@ impl FrameRateTune {
         if let Some(path) = &model {
             inspect(path).map_err(error)?;
         }
-        Ok(Run {
-            setup: Arc::new(Setup { settings, device, kind, model, closing: Cancel::default() }),
-            worker: None,
-            negotiated: None,
-            segment: gst::FormattedSegment::new(),
-            bases: None,
-            ended: None,
-            reached: gst::ClockTime::ZERO,
-            backwards_from: None,
-            has_failed: false,
-            has_warned: false,
-            has_fallen_back: false,
-        })
+        Ok(Run::new(Setup { settings, device, kind, model, closing: Cancel::default() }))
     }
 
     /// What makes frames between two of this rate at that one; and whether a model was missing.
@@ -250,7 +130,7 @@ impl FrameRateTune {
         let before = std::mem::replace(&mut *self.tuner.lock().unwrap(), tuner);
         if let Some(before) = before {
             let mut state = self.state.lock().unwrap();
-            state.counts = sum(state.counts, before.counts());
+            state.counts += before.counts();
         }
     }
 
@@ -280,7 +160,8 @@ impl FrameRateTune {
         let redone = tuner.redone();
         let is_first = {
             let mut state = self.state.lock().unwrap();
-            state.shown = sum(state.counts, tuner.counts());
+            state.shown = state.counts;
+            state.shown += tuner.counts();
             let run = state.run.as_mut();
             redone.is_some() && run.is_some_and(|run| !std::mem::replace(&mut run.has_warned, true))
         };
@@ -346,7 +227,7 @@ impl FrameRateTune {
             let is_backwards = run.is_backwards();
             if is_backwards && run.segment.stop().is_some_and(|stop| time >= stop) {
                 // It is before what is wanted.
-                state.counts = sum(state.counts, Counts { input: 1, dropped: 1, ..Counts::default() });
+                state.counts += Counts { input: 1, dropped: 1, ..Counts::default() };
                 return Ok(());
             }
             let lasts = buffer.duration().filter(|lasts| !lasts.is_zero());
@@ -374,7 +255,7 @@ impl FrameRateTune {
         tuner.finish(tail);
         let result = self.push_all(&mut tuner);
         let mut state = self.state.lock().unwrap();
-        state.counts = sum(state.counts, tuner.counts());
+        state.counts += tuner.counts();
         state.shown = state.counts;
         if let Some(run) = &mut state.run {
             run.ended = Some(tuner.into_ended());
@@ -422,12 +303,7 @@ impl FrameRateTune {
     /// The output's segment for one of the input.
     fn segment(&self, event: &gst::event::Segment) -> Option<gst::Event> {
         let segment = event.segment().downcast_ref::<gst::ClockTime>()?.clone();
-        // One that only ends elsewhere, or says where it is, is no jump.
-        let mapping = |segment: &gst::FormattedSegment<gst::ClockTime>| {
-            (segment.rate(), segment.base(), segment.offset(), segment.start(), segment.time())
-        };
-        let goes_on =
-            self.state.lock().unwrap().run.as_ref().is_some_and(|run| mapping(&run.segment) == mapping(&segment));
+        let goes_on = self.state.lock().unwrap().run.as_ref().is_some_and(|run| run.goes_on(&segment));
         if !goes_on {
             self.end();
         }
@@ -436,56 +312,8 @@ impl FrameRateTune {
         if !goes_on {
             run.begin_anew();
         }
-        run.segment = segment.clone();
-        if !run.is_stretched() {
-            run.bases = None;
-            return None;
-        }
-        let mut output = segment;
-        let stretched = |time: Option<gst::ClockTime>| time.and_then(|time| run.stretched(time));
-        let (start, stop, time) = (stretched(output.start()), stretched(output.stop()), stretched(output.time()));
-        // What was before took as long as it did, whatever it would take now.
-        let input = output.base().unwrap_or_default();
-        let base = match run.bases {
-            Some((before, base, (numer, denom))) if input >= before => {
-                (input - before).mul_div_round(numer, denom).map(|more| base.saturating_add(more))
-            }
-            _ => run.stretched(input),
-        };
-        let (base, offset) = (base.unwrap_or(input), stretched(output.offset()));
-        run.bases = run.stretch().map(|stretch| (input, base, stretch));
-        output.set_base(base);
-        output.set_offset(offset.or(output.offset()));
-        output.set_start(start.or(output.start()));
-        output.set_stop(stop);
-        output.set_time(time.or(output.time()));
-        output.set_position(output.start());
-        output.set_duration(gst::ClockTime::NONE);
-        let seqnum = event.seqnum();
-        Some(gst::event::Segment::builder(&output).seqnum(seqnum).build())
-    }
-}
-
-impl Negotiated {
-    /// Bytes of a frame.
-    fn size(&self) -> usize {
-        self.format.info.size()
-    }
-
-    /// How long a frame of the input lasts, by its rate.
-    fn frame(&self) -> Option<gst::ClockTime> {
-        let rate = self.settings.input_rate?;
-        gst::ClockTime::SECOND.mul_div_floor(rate.denom(), rate.numer())
-    }
-}
-
-fn sum(a: Counts, b: Counts) -> Counts {
-    Counts {
-        input: a.input + b.input,
-        output: a.output + b.output,
-        duplicated: a.duplicated + b.duplicated,
-        interpolated: a.interpolated + b.interpolated,
-        dropped: a.dropped + b.dropped,
+        let output = run.enter(segment)?;
+        Some(gst::event::Segment::builder(&output).seqnum(event.seqnum()).build())
     }
 }
 

@@ -40,6 +40,7 @@ use glib::prelude::*;
 
 mod caps;
 mod imp;
+mod run;
 pub mod settings;
 mod tuner;
 

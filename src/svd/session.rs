@@ -331,15 +331,23 @@ impl Watch {
         let clock = gst::SystemClock::obtain();
         let every = gst::ClockTime::from_mseconds(500);
         let id = clock.new_periodic_id(clock.time() + every, every);
-        let (element, progress, name) = (element.downgrade(), worker.progress().clone(), name.to_owned());
+        let (element, loading, name) = (element.downgrade(), worker.loading().clone(), name.to_owned());
+        let is_told = AtomicBool::new(false);
         let told = id.wait_async(move |_, _, _| {
-            let (done, all) = progress.bytes();
-            if done == all {
-                // Not begun, or loaded: perhaps the model's thread is busy with another element's clip.
-                return;
-            }
-            if let (Some(element), Some(percent)) = (element.upgrade(), (100 * done).checked_div(all)) {
-                let text = format!("Loading {name} ({percent} %)");
+            let text = if loading.is_loaded() {
+                // The model's thread is busy with another element's clip. Once is enough.
+                if is_told.swap(true, Ordering::Relaxed) {
+                    return;
+                }
+                format!("{name} is loaded, and makes another clip first")
+            } else {
+                let (done, all) = loading.progress.bytes();
+                match (100 * done).checked_div(all) {
+                    Some(percent) if done < all => format!("Loading {name} ({percent} %)"),
+                    _ => return,
+                }
+            };
+            if let Some(element) = element.upgrade() {
                 let message = gst::message::Progress::builder(gst::ProgressType::Continue, "load-model", &text);
                 let _ = element.post_message(message.src(&element).build());
             }

@@ -71,8 +71,9 @@ enum Command {
     },
     /// Serves scenes as live RTSP streams: each as /scene/ID, and all in turn as /live
     ///
-    /// A scene is begun when somebody looks for the first time, and its clip is shown again and again from then on. A page of
-    /// this machine shows all scenes, and changes them while people watch. Ends when it is interrupted.
+    /// A scene is begun when somebody looks for the first time, and its clip is shown again and again from then on.
+    /// /preview/ID and /preview/live show how the clip in the making looks so far. A page of this machine shows all scenes, and
+    /// changes them while people watch. Ends when it is interrupted.
     Serve {
         #[command(flatten)]
         which: Which,

@@ -66,10 +66,7 @@ impl Api {
             (true, ["api", "stats"]) => return Answer::json(200, &self.stats()),
             (_, ["api", "scenes", id, rest @ ..]) => (mount::find(&self.mounts, Some(id)), rest),
             (_, ["api", "live", rest @ ..]) => (mount::find(&self.mounts, None), rest),
-            _ => {
-                let known = "/, /api/scenes, /api/scenes/ID, /api/live, /api/stats";
-                return Answer::error(404, format!("there is no {}: there are {known}", request.path));
-            }
+            _ => return nothing(&request),
         };
         let Some(mount) = mount else {
             let ids: Vec<_> = self.mounts.iter().map(|mount| mount.path.as_str()).collect();
@@ -93,10 +90,7 @@ impl Api {
             }
             (false, ["keyframe"]) => keyframe(&request).map(|keyframe| mount.take(keyframe)),
             (false, ["start"]) => mount.open(),
-            _ => {
-                let known = "nothing, preview.jpg to get; nothing, regenerate, keyframe, start to post";
-                return Answer::error(404, format!("there is no {}: behind a scene there is {known}", request.path));
-            }
+            _ => return nothing(&request),
         };
         match done {
             Ok(()) => Answer::json(200, &self.status(mount, &self.server.audience().watching)),
@@ -131,6 +125,14 @@ impl Api {
             "threads": count("/proc/self/task"),
         })
     }
+}
+
+/// What is answered where there is nothing, or nothing of this kind.
+fn nothing(request: &Request) -> Answer {
+    let method = if request.is_get { "GET" } else { "POST" };
+    let known = "GET /, /api/scenes, /api/stats, and /api/live, /api/scenes/ID and preview.jpg behind these; POST to these, \
+                 and to regenerate, keyframe and start behind them";
+    Answer::error(404, format!("there is no {method} {}: {known}", request.path))
 }
 
 /// Bytes of memory in use; `None` where the system does not say.

@@ -26,7 +26,9 @@ impl Unit {
         let segment = sample.segment()?.downcast_ref::<gst::ClockTime>()?;
         // An encoder may count from anywhere; only what it says of the segment makes it a time.
         let time = segment.to_running_time(buffer.pts()?)?;
-        let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        // h264parse also takes other intra frames for keyframes, as x264 makes them where a clip begins anew: they come without
+        // parameter sets.
+        let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) && is_idr(&buffer.map_readable().ok()?);
         Some(Self { time, is_key, sample })
     }
 
@@ -175,5 +177,35 @@ impl Taker {
             let _ = source.push_sample(&sample);
         }
         true
+    }
+}
+
+/// Whether H.264's decoders can begin at a frame, as a byte stream.
+fn is_idr(frame: &[u8]) -> bool {
+    let mut kinds = frame.windows(4).filter(|bytes| bytes.starts_with(&[0, 0, 1])).map(|bytes| bytes[3] & 0x1f);
+    // The first slice decides; what comes before it is small.
+    kinds.find(|kind| (1..=5).contains(kind)) == Some(5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_decoders_can_begin_is_a_keyframe() {
+        gst::init().unwrap();
+        let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        let is_key = |bytes: &[u8], flags| {
+            let mut buffer = gst::Buffer::from_slice(bytes.to_vec());
+            let frame = buffer.get_mut().unwrap();
+            frame.set_pts(gst::ClockTime::ZERO);
+            frame.set_flags(flags);
+            Unit::of(gst::Sample::builder().buffer(&buffer).segment(&segment).build()).unwrap().is_key
+        };
+        let (idr, intra) =
+            ([0, 0, 0, 1, 9, 240, 0, 0, 0, 1, 103, 1, 0, 0, 1, 101, 2], [0, 0, 0, 1, 9, 240, 0, 0, 1, 65, 2]);
+        assert!(is_key(&idr, gst::BufferFlags::empty()));
+        assert!(!is_key(&intra, gst::BufferFlags::empty()));
+        assert!(!is_key(&idr, gst::BufferFlags::DELTA_UNIT));
     }
 }

@@ -48,7 +48,7 @@ pub struct Status {
     pub text: String,
     /// The step in the making, and of how many.
     pub step: Option<[u64; 2]>,
-    /// Seconds until its clip is there, as estimated.
+    /// Seconds until its clip is there, as estimated at the last step.
     pub seconds_left: Option<f64>,
     /// Clips that were made.
     pub clips_made: u64,
@@ -60,6 +60,9 @@ pub struct Status {
     pub warning: Option<String>,
     /// Why it can't go on.
     pub error: Option<String>,
+    /// When the clip in the making will be there.
+    #[serde(skip)]
+    due: Option<Instant>,
     #[serde(skip)]
     failed: Option<Instant>,
 }
@@ -117,6 +120,16 @@ struct Gate {
     is_open: bool,
 }
 
+/// Whether these elements, as `gst-launch-1.0` has them, can make H.264 of raw video.
+///
+/// # Errors
+/// In words why not.
+pub fn check_encoder(encoder: &str) -> Result<(), String> {
+    let line = format!("identity ! video/x-raw,format=I420 ! {encoder} ! h264parse ! fakesink");
+    let parsed = gst::parse::launch_full(&line, None, gst::ParseFlags::FATAL_ERRORS);
+    parsed.map(drop).map_err(|err| format!("--encoder {encoder}: {err}: name elements that make H.264 of raw video"))
+}
+
 impl Generator {
     /// One of the pictures of `pictures`, which `encoder` makes H.264 of, with a keyframe at least every so often. Previews
     /// have this width and height.
@@ -165,7 +178,9 @@ impl Generator {
     }
 
     pub fn status(&self) -> Status {
-        self.status.lock().unwrap().clone()
+        let mut status = self.status.lock().unwrap().clone();
+        status.seconds_left = status.due.map(|due| due.saturating_duration_since(Instant::now()).as_secs_f64());
+        status
     }
 
     /// The last picture, or soon one that is newer: somebody looks.
@@ -378,7 +393,9 @@ impl Generator {
                 match structure.name().as_str() {
                     "svdsrc-step" => {
                         status.step = structure_step(structure);
-                        status.seconds_left = structure.get("seconds-left").ok();
+                        let left =
+                            structure.get("seconds-left").ok().and_then(|left| Duration::try_from_secs_f64(left).ok());
+                        status.due = left.and_then(|left| Instant::now().checked_add(left));
                     }
                     "svdsrc-clip" => {
                         status.clips_made += 1;
@@ -404,20 +421,23 @@ impl Generator {
 
 impl Status {
     fn progress(&mut self, kind: gst::ProgressType, code: &str, text: &str) {
-        use gst::ProgressType::{Complete, Continue, Start};
+        use gst::ProgressType::{Canceled, Continue, Start};
         text.clone_into(&mut self.text);
         match (code, kind) {
             ("load-model", Start | Continue) => self.state = State::Loading,
             ("generate", Start | Continue) => {
                 self.state = State::Making;
                 if kind == Start {
-                    (self.step, self.seconds_left) = (None, None);
+                    (self.step, self.due) = (None, None);
                 }
             }
-            ("generate", Complete) => {
-                (self.state, self.step, self.seconds_left) = (State::Showing, None, None);
+            // Something was set: the next clip is made as soon as the model has given this one up and no other has its turn.
+            ("generate", Canceled) => {
+                (self.step, self.due) = (None, None);
+                self.text = "Waiting for the model".into();
             }
-            ("generate", _) => (self.step, self.seconds_left) = (None, None),
+            // Where it could not be made, the one before goes on.
+            ("generate", _) => (self.state, self.step, self.due) = (State::Showing, None, None),
             _ => {}
         }
     }

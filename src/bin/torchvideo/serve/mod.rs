@@ -96,7 +96,8 @@ impl Serve {
         let Some(user) = &self.user else { return Ok(None) };
         let password = match &self.password_file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|err| format!("{}: {err}", path.display()))?;
+                let text = std::fs::read_to_string(path)
+                    .map_err(|err| format!("--password-file {}: {err}", path.display()))?;
                 text.lines().next().unwrap_or_default().to_owned()
             }
             None => std::env::var(PASSWORD).unwrap_or_default(),
@@ -126,7 +127,7 @@ impl Serve {
         let options = self.options()?;
         allow_files();
         let encoder = match &self.encoder {
-            Some(encoder) => encoder.clone(),
+            Some(encoder) => generator::check_encoder(encoder).map(|()| encoder.clone())?,
             None => job::h264_encoder()?.to_string(),
         };
         let interval = gst::ClockTime::from_seconds_f64(self.keyframe_interval);

@@ -142,7 +142,11 @@ impl Server {
             });
         });
         let source = server.attach(None).map_err(|_| {
-            format!("{}:{}: it can't be listened to: is another server there?", options.address, options.port)
+            let Options { address, port, .. } = options;
+            // It does not say why; whoever tries again hears it.
+            let reason = std::net::TcpListener::bind((address.as_str(), *port)).err();
+            let reason = reason.map_or("try again".into(), |err| err.to_string());
+            format!("--port {port}: {address}:{port} can't be listened to: {reason}")
         })?;
         let scheme = if options.tls.is_some() { "rtsps" } else { "rtsp" };
         let source = Mutex::new(Some(source));
