@@ -829,11 +829,11 @@ fn hashes_are_those_that_sha256sum_says() {
             ("image_encoder/model.safetensors", "bec4032c49548992a591afd20c627f4f45f6ac3263ea3b1a7fb439518e6e9406"),
             (
                 "unet/diffusion_pytorch_model.safetensors",
-                "150351436a5252da2a752dd1fb0246853867a5c91f16981a139a597bb25962a9",
+                "817f743a7eb5d4f790ad2e19f66568d5552582c08cb7f73612cce0092d73427e",
             ),
             (
                 "vae/diffusion_pytorch_model.safetensors",
-                "7ccd2c9349d9e0fa77c952c6273c3757d175ceadefe153c946f838875fab3ecf",
+                "39a56d91d5b9385eab7e7027c09e1c26e02ab4b273cd72bf2244b3fe974849b9",
             ),
         ]
         .map(|(name, hash)| (name.to_owned(), hash.to_owned())),
