@@ -677,6 +677,34 @@ fn nobody_misses_anything_after_a_rest() {
 }
 
 #[test]
+fn newcomers_begin_where_decoders_can() {
+    // Where pictures change, x264 makes intra frames that are none to begin with.
+    let server = Server::with(TWO, |command, _| {
+        let encoder = "x264enc tune=zerolatency threads=1 option-string=min-keyint=50000:keyint=100000:scenecut=100";
+        command.args(["--keyframe-interval", "3600", "--encoder", encoder]);
+    });
+    let kinds = |frame: &[u8]| -> Vec<_> {
+        frame.windows(4).filter(|bytes| bytes.starts_with(&[0, 0, 1])).map(|bytes| bytes[3] & 0x1f).collect()
+    };
+    let observer = Client::tcp(&server.url("/scene/a"));
+    let mut intra = 0;
+    for clip in 0..3 {
+        let colour = [20, 230, 20][clip];
+        let path = picture(&server.folder.path().join(format!("{clip}.png")), colour);
+        assert_eq!(server.set("/api/scenes/a/keyframe", json!({"path": path})).0, 200);
+        observer.until(|| {
+            let (frame, _) = observer.next();
+            // Its first slice, no IDR picture's, is of the kind that has no others.
+            intra += usize::from(frame.windows(5).any(|bytes| matches!(bytes, [0, 0, 1, 0x41 | 0x61, 0x88..=0x8f])));
+            Some(()).filter(|()| server.get("/api/scenes/a")["clip"] == clip)
+        });
+        let (first, _) = Client::tcp(&server.url("/scene/a")).next();
+        assert!([5, 7, 8].iter().all(|kind| kinds(&first).contains(kind)), "{clip}: {:?}", kinds(&first));
+    }
+    assert!(intra > 0, "there are such frames");
+}
+
+#[test]
 fn one_who_pauses_goes_on_with_what_is_shown_then() {
     let server = Server::new(TWO);
     let observer = Client::tcp(&server.url("/scene/a"));
