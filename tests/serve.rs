@@ -620,6 +620,90 @@ fn one_who_never_reads_holds_nobody_up() {
     client.frames(10);
 }
 
+/// What of the status of a scene counts here: frames, frames that the machine had no time for, those that a client missed.
+fn counts(server: &Server, scene: &str) -> [u64; 3] {
+    let status = server.get(&format!("/api/scenes/{scene}"));
+    ["frames", "skipped", "missed"].map(|name| status[name].as_u64().unwrap())
+}
+
+#[test]
+fn a_machine_that_does_not_keep_up_leaves_frames_out_and_tells() {
+    // It has time for ten frames of 25.
+    let mut server = Server::with(TWO, |command, _| {
+        command.args(["--encoder", "identity sleep-time=100000 ! x264enc tune=zerolatency threads=1"]);
+    });
+    let client = Client::tcp(&server.url("/scene/a"));
+    let is_told = |status: &Json| status["warning"].as_str().is_some_and(|text| text.contains("does not keep up"));
+    client.until(|| Some(()).filter(|()| is_told(&server.get("/api/scenes/a"))));
+    client.frames(30);
+    assert!(is_told(&server.get("/api/scenes/a")));
+    let [_, skipped, missed] = counts(&server, "a");
+    assert!(skipped > 0 && missed == 0, "{skipped} were left out, {missed} missed");
+    // When nobody looks any more, it has nothing to keep up with.
+    drop(client);
+    let other = Client::tcp(&server.url("/scene/b"));
+    other.until(|| Some(()).filter(|()| server.get("/api/scenes/a")["warning"].is_null()));
+    server.interrupt("-TERM");
+    let said = server.rest();
+    for text in ["/scene/a: the machine does not keep up: ", "/scene/a: the machine keeps up again"] {
+        assert_eq!(said.matches(text).count(), 1, "once: {said}");
+    }
+}
+
+#[test]
+fn nobody_misses_anything_after_a_rest() {
+    // What makes other rates holds a frame over a gap; the whole rest would come as soon as it is encoded.
+    let server = Server::with(&format!("framerate: {{mode: duplicate, fps: 25}}\n{TWO}"), |command, _| {
+        command.args(["--encoder", "identity sleep-time=10000 ! x264enc tune=zerolatency threads=1"]);
+    });
+    let observer = Client::tcp(&server.url("/scene/b"));
+    let client = Client::tcp(&server.url("/scene/a"));
+    client.until(|| server.get("/api/scenes/a")["clip"].as_u64());
+    drop(client);
+    // Until the other scene has shown so many more.
+    let wait = |frames: u64| {
+        let [before, ..] = counts(&server, "b");
+        observer.until(|| Some(()).filter(|()| counts(&server, "b")[0] >= before + frames));
+    };
+    let mut before = 0;
+    while counts(&server, "a")[0] != before {
+        [before, ..] = counts(&server, "a");
+        wait(25);
+    }
+    wait(200);
+    let client = Client::tcp(&server.url("/scene/a"));
+    client.frames(120);
+    assert_eq!(counts(&server, "a")[2], 0);
+}
+
+#[test]
+fn newcomers_begin_where_decoders_can() {
+    // Where pictures change, x264 makes intra frames that are none to begin with.
+    let server = Server::with(TWO, |command, _| {
+        let encoder = "x264enc tune=zerolatency threads=1 option-string=min-keyint=50000:keyint=100000:scenecut=100";
+        command.args(["--keyframe-interval", "3600", "--encoder", encoder]);
+    });
+    let kinds = |frame: &[u8]| -> Vec<_> {
+        frame.windows(4).filter(|bytes| bytes.starts_with(&[0, 0, 1])).map(|bytes| bytes[3] & 0x1f).collect()
+    };
+    let observer = Client::tcp(&server.url("/scene/a"));
+    let mut intra = 0;
+    for clip in 0..3 {
+        let colour = [20, 230, 20][clip];
+        let path = picture(&server.folder.path().join(format!("{clip}.png")), colour);
+        assert_eq!(server.set("/api/scenes/a/keyframe", json!({"path": path})).0, 200);
+        observer.until(|| {
+            let (frame, _) = observer.next();
+            // Its first slice, no IDR picture's, is of the kind that has no others.
+            intra += usize::from(frame.windows(5).any(|bytes| matches!(bytes, [0, 0, 1, 0x41 | 0x61, 0x88..=0x8f])));
+            Some(()).filter(|()| server.get("/api/scenes/a")["clip"] == clip)
+        });
+        let (first, _) = Client::tcp(&server.url("/scene/a")).next();
+        assert!([5, 7, 8].iter().all(|kind| kinds(&first).contains(kind)), "{clip}: {:?}", kinds(&first));
+    }
+    assert!(intra > 0, "there are such frames");
+}
+
 #[test]
 fn one_who_pauses_goes_on_with_what_is_shown_then() {
     let server = Server::new(TWO);

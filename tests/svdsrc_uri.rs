@@ -209,9 +209,9 @@ fn a_scene_is_played_by_its_configuration() {
     let uri = format!("svd://{}?scene=001", job.display()).replace(' ', "%20");
     let samples = collect(&player("playbin", &uri));
     assert!(samples.iter().map(picture).collect::<Vec<_>>() == wanted());
-    assert_eq!(collect(&player("playbin", &uri.replace("001", "002"))).len(), 2);
+    assert_eq!(collect(&player("playbin", &uri.replace("scene=001", "scene=002"))).len(), 2);
     // A scene that is not there is told of by the element.
-    let (pipeline, _sink) = player("playbin", &uri.replace("001", "003"));
+    let (pipeline, _sink) = player("playbin", &uri.replace("scene=001", "scene=003"));
     assert!(pipeline.0.set_state(gst::State::Playing).is_err());
     let messages = pipeline.messages_until(|message| message.type_() == gst::MessageType::Error);
     assert!(errors(&messages)[0].contains("003"), "{:?}", errors(&messages));

@@ -175,10 +175,17 @@ pub(super) fn known(document: &Document, map: &Mapping, place: &[Step], keys: &[
     Ok(())
 }
 
-/// The name that was probably meant.
+/// The name that was probably meant; `None` if others are as near.
 pub fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let likeness = |other: &&str| (strsim::normalized_damerau_levenshtein(name, other) * 1e6) as u64;
-    names.max_by_key(likeness).filter(|near| likeness(near) >= 600_000)
+    let likeness = |other| (strsim::normalized_damerau_levenshtein(name, other) * 1e6) as u64;
+    let mut likely: Vec<_> =
+        names.map(|other| (likeness(other), other)).filter(|(alike, _)| *alike >= 600_000).collect();
+    likely.sort_by_key(|(alike, _)| std::cmp::Reverse(*alike));
+    match likely[..] {
+        [(first, near), (second, other), ..] if first == second && near != other => None,
+        [(_, near), ..] => Some(near),
+        [] => None,
+    }
 }
 
 /// The same as JSON; `None` for tags and keys that are no texts.

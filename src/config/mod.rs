@@ -522,7 +522,9 @@ mod tests {
         }
         let config = parse("scenes: [{id: shot_01}, {id: shot_02}]").unwrap();
         let message = config.scene("shot_03").unwrap_err().to_string();
-        assert!(message.contains("it has shot_01, shot_02; did you mean shot_0"), "{message}");
+        assert!(message.ends_with("it has shot_01, shot_02"), "both are as near: {message}");
+        let message = config.scene("shot01").unwrap_err().to_string();
+        assert!(message.contains("it has shot_01, shot_02; did you mean shot_01?"), "{message}");
         let message = parse("scenes: [{id: 010}, {id: 001}]").unwrap().scene("1").unwrap_err().to_string();
         assert!(message.contains("it has 010, 001; did you mean 001?"), "{message}");
     }

@@ -60,8 +60,8 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
             .nick("Frames per second")
             .blurb(
                 "Frame rate of the clip, 1/1 and above, which the model is also told, rounded: a higher one makes smaller \
-                 movements between frames and a shorter clip (where not set, downstream's frame rate or the model's own \
-                 goes before the default)",
+                 movements between frames and a shorter clip (where not set: downstream's frame rate, the model's own, or \
+                 the default)",
             )
             .minimum(gst::Fraction::new(0, 1))
             .maximum(gst::Fraction::new(i32::MAX, 1))
@@ -83,8 +83,8 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
         int("num-inference-steps", "Number of inference steps", default.num_inference_steps as i32)
             .blurb(
                 "Denoising steps, 1 to 1000: the time grows with them; more make a steadier clip with less drift and \
-                 flicker, up to 50 or 70 (where not set, 10 with schedule=ays, else what the model recommends, goes before \
-                 the default)",
+                 flicker, up to 50 or 70 (where not set: 10 with schedule=ays, else what the model recommends, or the \
+                 default)",
             )
             .mutable_playing()
             .controllable()
@@ -105,7 +105,7 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
         double("motion-bucket-id", "Motion bucket", default.motion_bucket_id)
             .blurb(
                 "How much the clip moves, 0 and above, in training 1 to 255: low values hold people and cameras still, \
-                 high ones move more and distort more (where not set, what the model recommends goes before the default)",
+                 high ones move more and distort more (where not set: what the model recommends, or the default)",
             )
             .mutable_playing()
             .controllable()
@@ -113,8 +113,8 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
         double("noise-aug-strength", "Noise augmentation strength", default.noise_aug_strength)
             .blurb(
                 "Noise on the keyframe as a standard deviation in its range of -1 to 1, 0 and above: less keeps closer to \
-                 the picture, more lets the clip move away from it (where not set, what the model recommends goes before \
-                 the default)",
+                 the picture, more lets the clip move away from it (where not set: what the model recommends, or the \
+                 default)",
             )
             .mutable_playing()
             .controllable()
@@ -122,8 +122,8 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
         double("min-guidance-scale", "Minimum guidance scale", default.min_guidance_scale)
             .blurb(
                 "Lowest guidance along the clip, 0 and above; guidance-shape says where. Guidance is off, and the clip \
-                 made in half the time, if it is nowhere above 1 (where not set, what the model recommends goes before \
-                 the default)",
+                 made in half the time, if it is nowhere above 1 (where not set: what the model recommends, or the \
+                 default)",
             )
             .mutable_playing()
             .controllable()
@@ -131,7 +131,7 @@ pub fn shared_properties() -> Vec<glib::ParamSpec> {
         double("max-guidance-scale", "Maximum guidance scale", default.max_guidance_scale)
             .blurb(
                 "Highest guidance along the clip, 0 and above: more keeps closer to the keyframe, too much burns colours \
-                 and freezes motion (where not set, what the model recommends goes before the default)",
+                 and freezes motion (where not set: what the model recommends, or the default)",
             )
             .mutable_playing()
             .controllable()

@@ -26,8 +26,8 @@ pub fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         int("num-clips", "Number of clips", 1)
             .blurb(
-                "Clips that are made one after the other (0 = endless; where not set, as many as location has pictures \
-                 goes before the default)",
+                "Clips that are made one after the other (0 = endless; where not set: one for each picture of several in \
+                 location, or the default)",
             )
             .mutable_ready()
             .build(),

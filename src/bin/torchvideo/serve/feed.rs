@@ -7,7 +7,13 @@ use std::sync::{Arc, Mutex};
 use gst::prelude::*;
 
 /// The most frames that wait in a taker's queue.
-const QUEUE: u64 = 32;
+const QUEUE: u64 = 64;
+/// How far a frame may lie ahead of a taker's clock: as far as frames between two of the source's come at once.
+const AHEAD: i128 = 1_000_000_000;
+/// How far it may lie behind.
+const BEHIND: i128 = 250_000_000;
+/// The least time between two frames.
+const STEP: i128 = 1_000_000;
 
 /// An encoded frame.
 #[derive(Clone)]
@@ -57,8 +63,29 @@ struct Taker {
     is_ready: bool,
     /// It has missed frames, or has had none yet: the next must be a keyframe.
     needs_key: bool,
-    /// What is added to the generator's times, in nanoseconds: the first frame comes at once.
+    times: Times,
+}
+
+/// A taker's times, in nanoseconds.
+#[derive(Debug, Default)]
+struct Times {
+    /// What is added to the generator's: the first frame comes at once.
     offset: Option<i128>,
+    /// The last frame's.
+    last: Option<i128>,
+}
+
+impl Times {
+    /// The time of a frame of the generator's `time`, by the taker's clock. The generator may have been late with what came
+    /// before, or be late now: times that are too far from the clock are set anew, and go on from there.
+    fn of(&mut self, time: u64, now: u64) -> u64 {
+        let (time, now) = (i128::from(time), i128::from(now));
+        let at = time + self.offset.unwrap_or(now - time);
+        let at = if at < now - BEHIND { now } else { at.min(now + AHEAD) };
+        let at = self.last.map_or(at, |last| at.max(last + STEP));
+        (self.offset, self.last) = (Some(at - time), Some(at));
+        u64::try_from(at).unwrap_or_default()
+    }
 }
 
 #[derive(Default)]
@@ -78,7 +105,7 @@ impl Feeds {
     pub fn add(&self, source: &gst_app::AppSrc) {
         source.set_max_buffers(2 * QUEUE);
         source.set_max_bytes(0);
-        let taker = Taker { source: source.downgrade(), is_ready: false, needs_key: true, offset: None };
+        let taker = Taker { source: source.downgrade(), is_ready: false, needs_key: true, times: Times::default() };
         self.0.lock().unwrap().takers.push(taker);
         let feeds = Arc::downgrade(&self.0);
         let on_need = move |source: &gst_app::AppSrc, _: u32| {
@@ -147,6 +174,7 @@ impl Inner {
         if let (Some(unit), Some(now)) = (key, source.current_running_time())
             && let Some(sample) = unit.at(now)
         {
+            taker.times.last = Some(now.nseconds().into());
             let _ = source.push_sample(&sample);
         }
     }
@@ -157,7 +185,7 @@ impl Taker {
     fn give(&mut self, source: &gst_app::AppSrc, unit: &Unit) -> bool {
         if source.current_state() != gst::State::Playing {
             // Paused: it goes on with what is new then, and its clock stands still meanwhile.
-            (self.needs_key, self.offset) = (true, None);
+            (self.needs_key, self.times.offset) = (true, None);
             return true;
         }
         if source.current_level_buffers() >= QUEUE {
@@ -168,9 +196,7 @@ impl Taker {
             return true;
         }
         let Some(now) = source.current_running_time() else { return true };
-        let time = i128::from(unit.time.nseconds());
-        let offset = *self.offset.get_or_insert(i128::from(now.nseconds()) - time);
-        let Ok(time) = u64::try_from(time + offset) else { return true };
+        let time = self.times.of(unit.time.nseconds(), now.nseconds());
         self.needs_key = false;
         if let Some(sample) = unit.at(gst::ClockTime::from_nseconds(time)) {
             // One that is being stopped takes nothing.
@@ -190,6 +216,40 @@ fn is_idr(frame: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn who_is_in_time_has_the_generators_times() {
+        let mut times = Times::default();
+        // Two come at once, as where one is between two others; and some late, by less than counts.
+        for number in 0..100 {
+            let now = 7_000 + number / 2 * 80 + if number == 50 { 200 } else { 0 };
+            assert_eq!(times.of((900 + number * 40) * MS, now * MS), (7_000 + number * 40) * MS, "{number}");
+        }
+    }
+
+    #[test]
+    fn who_lies_ahead_or_behind_is_set_anew() {
+        let mut times = Times::default();
+        // The first was 12 s late, and the generator catches up with all of that at once.
+        let mut last = times.of(0, 20_000 * MS);
+        for number in 1..300 {
+            let next = times.of(number * 40 * MS, 20_000 * MS + number * MS);
+            assert!(next > last && next <= 21_300 * MS, "{number}: {next} after {last}");
+            last = next;
+        }
+        // From then on it is in time: frames come as far apart as they are, and no later than before.
+        let mut now = 20_300;
+        let all: Vec<_> = (300..400).map(|number| (now += 40, times.of(number * 40 * MS, now * MS)).1).collect();
+        let apart: Vec<_> = all.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(apart[10..].iter().all(|apart| *apart == 40 * MS), "{apart:?}");
+        // Late by two seconds, it comes at once, and those after it follow as they are.
+        now += 3_500;
+        let next = times.of(400 * 40 * MS, now * MS);
+        assert_eq!(next, now * MS);
+        assert_eq!(times.of(401 * 40 * MS, (now + 10) * MS), next + 40 * MS);
+    }
 
     #[test]
     fn only_where_decoders_can_begin_is_a_keyframe() {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use super::feed::{Feeds, Unit};
+use super::pace::{Pace, Turn};
 
 /// How long is waited for the first frame, which is the keyframe's; a model need not be loaded for it.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -60,6 +61,9 @@ pub struct Status {
     pub warning: Option<String>,
     /// Why it can't go on.
     pub error: Option<String>,
+    /// That the machine does not keep up, if it does not.
+    #[serde(skip)]
+    pub behind: Option<String>,
     /// When the clip in the making will be there.
     #[serde(skip)]
     due: Option<Instant>,
@@ -74,6 +78,8 @@ pub enum Told {
     Shown,
     /// The clip in the making could not be made.
     NotMade,
+    /// The machine does not keep up, or does so again.
+    Behind(bool),
 }
 
 type Listener = Box<dyn Fn(Told) + Send + Sync>;
@@ -118,6 +124,7 @@ struct Gate {
     /// When somebody looked last.
     looked: Option<Instant>,
     is_open: bool,
+    pace: Pace,
 }
 
 /// Whether these elements, as `gst-launch-1.0` has them, can make H.264 of raw video.
@@ -180,7 +187,14 @@ impl Generator {
     pub fn status(&self) -> Status {
         let mut status = self.status.lock().unwrap().clone();
         status.seconds_left = status.due.map(|due| due.saturating_duration_since(Instant::now()).as_secs_f64());
+        let warnings: Vec<_> = [status.warning.take(), status.behind.clone()].into_iter().flatten().collect();
+        status.warning = Some(warnings.join("; ")).filter(|text| !text.is_empty());
         status
+    }
+
+    /// Frames that were left out because the machine did not keep up.
+    pub fn skipped(&self) -> u64 {
+        self.gate.lock().unwrap().pace.skipped()
     }
 
     /// The last picture, or soon one that is newer: somebody looks.
@@ -256,6 +270,7 @@ impl Generator {
         self.shown.reset();
         self.preview.reset();
         *self.picture.lock().unwrap() = None;
+        self.gate.lock().unwrap().pace = Pace::default();
     }
 
     fn build(self: &Arc<Self>) -> Result<gst::Pipeline, String> {
@@ -278,9 +293,11 @@ impl Generator {
         }
         let of_gate = weak.clone();
         if let Some(pad) = pipeline.by_name("source").and_then(|source| source.static_pad("src")) {
-            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| match of_gate.upgrade() {
-                Some(generator) if !generator.is_open() => gst::PadProbeReturn::Drop,
-                _ => gst::PadProbeReturn::Ok,
+            pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+                let (Some(generator), Some(buffer)) = (of_gate.upgrade(), info.buffer_mut()) else {
+                    return gst::PadProbeReturn::Ok;
+                };
+                if generator.passes(pad, buffer) { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Drop }
             });
         }
         let of_pad = weak.clone();
@@ -306,7 +323,56 @@ impl Generator {
         Ok(pipeline)
     }
 
-    /// Whether the next frame goes on.
+    /// Whether a frame of the source goes on; says of it what those behind have to know.
+    fn passes(&self, pad: &gst::Pad, buffer: &mut gst::Buffer) -> bool {
+        if !self.is_open() {
+            return false;
+        }
+        let now = pad.parent_element().and_then(|source| source.current_running_time());
+        let (Some(now), Some(time), Some(duration)) = (now, buffer.pts(), buffer.duration()) else { return true };
+        let (turn, was_behind, is_behind) = {
+            let pace = &mut self.gate.lock().unwrap().pace;
+            let was_behind = pace.is_behind();
+            (pace.turn(time.into(), duration.into(), now.into()), was_behind, pace.is_behind())
+        };
+        if was_behind != is_behind {
+            self.tell_behind(is_behind);
+        }
+        match turn {
+            Turn::Skipped => return false,
+            Turn::Goes => {}
+            // Nothing is made of it and the frame before.
+            Turn::GoesOn => buffer.make_mut().set_flags(gst::BufferFlags::DISCONT),
+            Turn::Begins => {
+                let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+                segment.set_start(time);
+                segment.set_time(time);
+                segment.set_base(time);
+                segment.set_position(time);
+                pad.push_event(gst::event::Segment::new(&segment));
+            }
+        }
+        true
+    }
+
+    /// Says that the machine does not keep up, or does so again.
+    fn tell_behind(&self, is_behind: bool) {
+        let has = |element: &str| self.line.contains(&format!(" {element} "));
+        let helps = [
+            Some("a smaller width and height"),
+            has("realesrganscale").then_some("no postprocess"),
+            has("frameratetune").then_some("no framerate"),
+            Some("a lower fps or another --encoder"),
+        ];
+        let helps = helps.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        self.status.lock().unwrap().behind =
+            is_behind.then(|| format!("the machine does not keep up: frames are left out; {helps} would help"));
+        if let Some(listener) = &*self.listener.lock().unwrap() {
+            listener(Told::Behind(is_behind));
+        }
+    }
+
+    /// Whether frames go on.
     fn is_open(&self) -> bool {
         let is_watched = !self.shown.feeds.is_idle();
         let mut gate = self.gate.lock().unwrap();
@@ -315,7 +381,14 @@ impl Generator {
         }
         let is_open = gate.looked.is_some_and(|looked| looked.elapsed() < INTEREST);
         let was_open = std::mem::replace(&mut gate.is_open, is_open);
+        let was_behind = gate.pace.is_behind();
+        if !is_open {
+            gate.pace.rest();
+        }
         drop(gate);
+        if was_behind && !is_open {
+            self.tell_behind(false);
+        }
         if was_open && !is_open {
             // Who comes later is not to see a picture of long ago.
             self.shown.feeds.clear();

@@ -6,6 +6,7 @@ mod feed;
 mod generator;
 mod http;
 mod mount;
+mod pace;
 mod rtsp;
 mod watch;
 

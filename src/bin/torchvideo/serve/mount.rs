@@ -241,6 +241,10 @@ impl Mount {
                 });
             }
             Told::NotMade => {}
+            Told::Behind(true) => {
+                eprintln!("{}: {}", self.path, self.generator.status().behind.unwrap_or_default());
+            }
+            Told::Behind(false) => eprintln!("{}: the machine keeps up again", self.path),
         }
     }
 
@@ -261,6 +265,7 @@ impl Mount {
         status["parameters"] = json!(plan.making.live.parameters());
         status["frames"] = json!(frames);
         status["missed"] = json!(missed);
+        status["skipped"] = json!(self.generator.skipped());
         if self.is_playlist {
             status["scenes"] = plan.items.iter().map(|item| item.id.clone()).collect();
             status["scene"] = json!(plan.making.id);
