@@ -21,7 +21,7 @@ setup: ## install what is missing: packages, libtorch (CUDA=1: with its GPU half
 	@sh scripts/setup.sh
 
 build: setup ## build target/release/libgsttorchvideo.so and target/release/torchvideo
-	cargo build --release
+	cargo build --release --lib --bins --example contact_sheet
 
 lint: setup ## check format and lints
 	cargo fmt --check
