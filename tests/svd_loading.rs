@@ -829,11 +829,11 @@ fn hashes_are_those_that_sha256sum_says() {
             ("image_encoder/model.safetensors", "bec4032c49548992a591afd20c627f4f45f6ac3263ea3b1a7fb439518e6e9406"),
             (
                 "unet/diffusion_pytorch_model.safetensors",
-                "817f743a7eb5d4f790ad2e19f66568d5552582c08cb7f73612cce0092d73427e",
+                "e2a6a6e0dae9bf70c38b9a1ecdcacf6584cb7714223550b34d052be6f49ec82a",
             ),
             (
                 "vae/diffusion_pytorch_model.safetensors",
-                "39a56d91d5b9385eab7e7027c09e1c26e02ab4b273cd72bf2244b3fe974849b9",
+                "bfebc417fe4a7a7bb7c7b3efb0ae5a75b7aa110a50a44041a82f1d81a5459eb6",
             ),
         ]
         .map(|(name, hash)| (name.to_owned(), hash.to_owned())),

@@ -7,6 +7,7 @@ use common::file;
 use gst::prelude::*;
 use gst_video::{VideoFrameRef, VideoInfo};
 use gsttorchvideo::engine::image::{Fit, Frame};
+use gsttorchvideo::engine::metrics;
 use gsttorchvideo::video;
 
 /// The frames that come out of `pipeline`, which begins with `svdsrc` and its properties.
@@ -71,6 +72,9 @@ fn the_clip_shows_the_keyframe_and_moves() {
     // Bucket 127 pans by 127 / 255 of 10 px.
     assert_eq!(shifts[0], [0, 0]);
     assert!((length(shifts[1]) - 2.3).abs() < 1.0 && (length(shifts[2]) - 5.0).abs() < 1.0, "{shifts:?}");
+    let kept = metrics::measure(&frames, None).unwrap()["sharpness_kept"];
+    println!("the last frame has {:.0} % of the first one's sharpness", 100.0 * kept);
+    assert!(kept >= 0.5, "{kept}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ the largest level, channels come in threes:
   (d, d', H): inside a residual block, differences of neighbouring pixels and their companion, which
               says how much of them is wanted in this frame.
 
-Each of the last two residual blocks moves the content by one half. What is to be fetched is decided at
+Each of the largest level's last three residual blocks moves the content by a third. What is to be fetched is decided at
 the smaller levels, which see how the noise and the motion bucket go together, and reaches the largest
 as planes, each with one value a frame. The last norm divides by companions that only know the
 noise level, and so mixes the noisy clip and the answer to the scheduler's v:
@@ -37,10 +37,11 @@ FIRST = 16.0        # the last norm's companion at a = 20 or b = 20
 LEAST, MOST = 0.2, 20.0
 EDGES = 3           # content channels whose edges the network can repeat beyond the frame
 EDGE_SIZE = 1 / 4   # of them in norms, where they are not beside their negatives
-GATES = 30          # companions of what is moved, for each frame; the same in both blocks
+THIRDS = 3          # residual blocks that move the content, each by a third
+GATES = 30          # companions of what is moved, for each frame; the same in all three blocks
 FAR = 30.0          # how far from 0 what is not at an edge is kept
-LARGE = 200.0       # what companions are beside in the last two blocks' first norms
-GATE_SIZE = 1 / 20  # of them in the second block's norm, where they are not beside their negatives
+LARGE = 200.0       # what companions are beside in those three blocks' first norms
+GATE_SIZE = 1 / 20  # of them in the second and third block's norm, where they are not beside their negatives
 SMALLEST = 1e4      # how much the mean motion is enlarged before its direction is taken
 TOKEN = 100.0       # the constant beside which a layer norm leaves numbers as they are
 TINY = 16 / EXACT   # numbers that are multiplied, beside companions of 1
@@ -51,14 +52,14 @@ SIGMA = slice(90, 96)  # hidden channels of the last block that know the noise l
 # Groups of three at the largest level.
 NOISY, KEY, EDGE = 0, LATENTS, LATENTS + CONTENT         # after conv_in; EDGE: two signals a group
 CLEAN, PLANES = 0, LATENTS + 2 * EDGES                   # after the first block of the way up; its edges: from LATENTS on
-NOISY_LAST = LATENTS                                     # after the second
+NOISY_LAST = LATENTS                                     # after the third
 
 
 def build():
     last = len(WIDTHS) - 1
     return UNetSpatioTemporalConditionModel(
         sample_size=128, in_channels=2 * LATENTS, out_channels=LATENTS, num_frames=motion.FRAMES,
-        block_out_channels=WIDTHS, layers_per_block=1, transformer_layers_per_block=1,
+        block_out_channels=WIDTHS, layers_per_block=[2] + [1] * last, transformer_layers_per_block=1,
         down_block_types=["DownBlockSpatioTemporal"] * last + ["CrossAttnDownBlockSpatioTemporal"],
         up_block_types=["CrossAttnUpBlockSpatioTemporal"] + ["UpBlockSpatioTemporal"] * last,
         num_attention_heads=[w // 32 for w in WIDTHS], cross_attention_dim=EMBEDDING,
@@ -186,8 +187,8 @@ def start(unet):
         third[1, 1], third[row, column] = -2 * far / one, 2 * far / one
         block.conv1.bias[signal(number) + 2] = 2 * far
 
-    first, second = (r.spatial_res_block for r in unet.up_blocks[-1].resnets)
-    for block in (first, second):
+    blocks = [r.spatial_res_block for r in unet.up_blocks[-1].resnets]
+    for block in blocks:
         for layer in (block.conv1, block.conv2, block.time_emb_proj, block.conv_shortcut):
             layer.weight.zero_()
             layer.bias.zero_()
@@ -195,13 +196,16 @@ def start(unet):
         block.norm2.weight.fill_(2 ** 0.5 / 3)
         block.norm2.bias.fill_(1 / 3)
         block.conv_shortcut.bias[2::3] = C
+    first, middle, last = blocks
     skip = WIDTHS[1]
     first.norm1.weight[:skip], first.norm1.bias[:skip] = LARGE / 3 ** 0.5, 0  # (h, -h, h', -h', K, -K)
     norm_as_is(first.norm1, 96, skip, 1)
     norm_as_is(first.norm1, 6 * EDGES, skip + signal(EDGE), EDGE_SIZE)
-    norm_as_is(second.norm1, 192, 0, 1)
-    norm_as_is(second.norm1, 6 * EDGES, signal(LATENTS), EDGE_SIZE)
-    second.norm1.weight[signal(PLANES):96], second.norm1.bias[signal(PLANES):96] = LARGE / 3 ** 0.5 * GATE_SIZE, 0  # (h, h', K, h", h"', -K)
+    for block in (middle, last):
+        norm_as_is(block.norm1, 192, 0, 1)
+        norm_as_is(block.norm1, 6 * EDGES, signal(LATENTS), EDGE_SIZE)
+        own = slice(signal(PLANES), 96)  # (h, h', K, h", h"', -K)
+        block.norm1.weight[own], block.norm1.bias[own] = LARGE / 3 ** 0.5 * GATE_SIZE, 0
     shortcut = first.conv_shortcut.weight[:, :, 0, 0]
     for k in range(CONTENT):
         for off in (0, 1):
@@ -214,8 +218,12 @@ def start(unet):
         shortcut[signal(LATENTS) + place, skip + signal(EDGE) + place] = 1
     for gate in range(GATES):
         shortcut[signal(PLANES + gate // 2) + gate % 2, handed(gate)] = 1
-    first.conv_shortcut.bias[signal(PLANES) + 2::6], first.conv_shortcut.bias[signal(PLANES) + 5::6] = LARGE, -LARGE
-    shortcut = second.conv_shortcut.weight[:, :, 0, 0]
+    for channel in range(96):
+        if channel % 3 < 2:
+            middle.conv_shortcut.weight[channel, channel] = 1
+    for block in (first, middle):
+        block.conv_shortcut.bias[signal(PLANES) + 2::6], block.conv_shortcut.bias[signal(PLANES) + 5::6] = LARGE, -LARGE
+    shortcut = last.conv_shortcut.weight[:, :, 0, 0]
     for k in range(LATENTS):
         for off in (0, 1):
             shortcut[signal(CLEAN + k) + off, signal(CLEAN + k) + off] = 1

@@ -22,7 +22,7 @@ import data
 import device
 import latent_code
 import motion
-from latent_code import FACTOR, MOTION_GAIN
+from latent_code import FACTOR, MOTION, MOTION_GAIN
 from motion import FRAMES
 from train_fetch import Fetch, piece
 
@@ -30,6 +30,9 @@ RATE = 2.5e-4
 SIZES = [((256, 160), 0.65), ((160, 256), 0.35)]
 CROPS = 3        # trainings on the clips that were sampled, each on pieces of CROP pixels, two of each clip
 CROP = (128, 96)
+CHANGE = 2.0     # how much changes count
+LATE = 5.0       # how much more detail counts in frames that have moved MIDDLE px
+MIDDLE = 5.0
 SHORTER = (FRAMES, FRAMES, FRAMES, 7, 4, 1)
 
 
@@ -138,8 +141,11 @@ def main(root, minutes):
             # How a frame changes: what flickers was not there before, and hardly counts in the picture's own error.
             change = (off[:, 1:] - off[:, :-1]).abs().mean() if off.shape[1] > 1 else off.new_zeros(())
             grad = sum(F.l1_loss(a, b) for a, b in zip(edges(have), edges(want)))
-            # Where the exact detail can't be known, a mean of all that it may be is a blur: ask for as much of it.
-            loss = off.abs().mean() + 0.25 * grad + change + F.l1_loss(texture(have), texture(want))
+            # Where the exact detail can't be known, a mean of all that it may be is a blur: ask for as much of it, and
+            # the more the farther a frame has moved, for the less is known.
+            fine = (texture(have) - texture(want)).abs().mean((2, 3))
+            far = z[:, :, -MOTION:].mean((3, 4)).norm(dim=2) * FACTOR / MOTION_GAIN
+            loss = off.abs().mean() + 0.25 * grad + CHANGE * change + (fine * (1 + LATE * (far / MIDDLE).clamp(max=1))).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params, 0.5)

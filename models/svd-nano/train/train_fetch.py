@@ -2,7 +2,7 @@
 """Trains how content is fetched: `python train_fetch.py DIR [MINUTES]`.
 
 From the keyframe's content and a pan, told by a small network that stands in for the lower levels, to the moved
-picture's content; as the last two blocks of the network's largest level do it. There is no noise in it.
+picture's content; as the last three blocks of the network's largest level do it. There is no noise in it.
 Then the rest of the network is set (`network.py`). Reads DIR/train and DIR/code.pt, writes DIR/fetch.log, DIR/unet (diffusers
 folder), and DIR/fetch.pt, from which an interrupted training goes on.
 """
@@ -19,13 +19,14 @@ import latent_code
 import motion
 import network
 from latent_code import CONTENT, FACTOR, LATENTS, MOTION
-from network import CLEAN, EDGE, EDGE_SIZE, EDGES, GATE_SIZE, GATES, KEY, LARGE, PLANES, WIDTHS, handed, signal
+from network import C, CLEAN, EDGE, EDGE_SIZE, EDGES, EXACT, GATE_SIZE, GATES, KEY, LARGE, PLANES, THIRDS, WIDTHS, handed, signal
 
 silu = torch.nn.functional.silu
-RATE = 3e-3
+RATE = 3e-4
 SIZES = [((128, 96), 8, 0.45), ((96, 128), 8, 0.4), ((256, 160), 3, 0.15)]  # pixels, pictures, share of the steps
 SCALARS = 29  # between the two blocks of the second level; the pan is there, too
-SMALL = 0.1  # differences beside a companion of 1
+SMALL = 0.02  # differences beside a companion of 1
+SCALE, SHIFT = 1393 / 2048, 985 / 2048  # of a norm: where differences are 0, so is what it gives, in float16, too
 
 
 def both(x):
@@ -57,8 +58,8 @@ def seen_first(companions):
     return (pairs / ((pairs / LARGE).square().sum(2, keepdim=True) + 1).sqrt()).flatten(1)
 
 
-def seen_second(companions):
-    """Companions as the second block's norm and nonlinearity leave them, and its first convolution mends them: nearly as they are."""
+def seen_later(companions):
+    """Companions as the later blocks' norm and nonlinearity leave them, and the first convolution mends them: nearly as they are."""
     threes = torch.nn.functional.pad(companions, (0, 2)).unflatten(1, (GATES // 2 + 1, 2))
     signs = torch.tensor([1.0, -1.0]).repeat(len(threes[0]) // 2).view(1, -1, 1).expand(len(threes), -1, -1)
     threes = torch.cat([threes, LARGE * signs], 2).flatten(1)
@@ -81,8 +82,15 @@ def seen_edges(edges, key):
     return hidden[:, :, 0] - hidden[:, :, 1]
 
 
-class Half(torch.nn.Module):
-    """Half of the way: what one residual block does, with the weights that are not 0 alone."""
+def seen_signals(pairs, size=1.0):
+    """Pairs of signals (n, k, 2, h, w) beside constants, as a norm and silu leave them: nearly silu(size * signals)."""
+    threes = torch.cat([pairs, torch.full_like(pairs[:, :, :1], C)], 2).flatten(1, 2)
+    normed = torch.nn.functional.group_norm(threes, pairs.shape[1] // 2, eps=1e-5).unflatten(1, (-1, 3))[:, :, :2]
+    return silu((normed * (1393 / EXACT * C) + C / 3) * size)
+
+
+class Third(torch.nn.Module):
+    """A third of the way: what one residual block does, with the weights that are not 0 alone."""
 
     def __init__(self):
         super().__init__()
@@ -92,11 +100,13 @@ class Half(torch.nn.Module):
             self.mixing.weight.mul_(0.03)
 
     def forward(self, clean, edges, companions):
-        d = SMALL * self.differences(torch.cat([clean, silu(edges * EDGE_SIZE)], 1))
+        sides = seen_signals(torch.stack([clean, -clean], 2))
+        edges = seen_signals(edges.unflatten(1, (-1, 2)), EDGE_SIZE).flatten(1, 2)
+        d = SMALL * self.differences(torch.cat([sides[:, :, 0] - sides[:, :, 1], edges], 1))
         companions = companions[:, :, None, None].expand(-1, -1, *d.shape[2:])
         threes = torch.cat([d.unflatten(1, (GATES, 2)), companions[:, :, None]], 2).flatten(1, 2)
         normed = torch.nn.functional.group_norm(threes, GATES, eps=1e-5).unflatten(1, (GATES, 3))[:, :, :2].flatten(1, 2)
-        return clean + self.mixing(silu(2 * (normed * (2 ** 0.5 / 3) + 1 / 3)) / SMALL)
+        return clean + self.mixing(silu(normed * SCALE + SHIFT) / SMALL)
 
 
 class Fetch(torch.nn.Module):
@@ -105,7 +115,7 @@ class Fetch(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.companions = Companions()
-        self.first, self.second = Half(), Half()
+        self.thirds = torch.nn.ModuleList(Third() for _ in range(THIRDS))
 
     def forward(self, key, pan, noise=0.0):
         edges = torch.zeros(len(key), EDGES, 4, *key.shape[2:])
@@ -115,11 +125,26 @@ class Fetch(torch.nn.Module):
         edges = seen_edges(edges.flatten(1, 2), key)
         companions = self.companions(pan)
         companions = companions * (1 + noise * torch.randn_like(companions))
-        return self.second(self.first(key, edges, seen_first(companions)), edges, seen_second(companions))
+        first, middle, last = self.thirds
+        later = seen_later(companions)
+        return last(middle(first(key, edges, seen_first(companions)), edges, later), edges, later)
+
+    @torch.no_grad()
+    def begin_with(self, linear):
+        """Takes what `fit_fetch.py` found; scaled so that differences stay small beside their companions."""
+        self.companions.load_state_dict({k.removeprefix("companions."): v for k, v in linear.items() if k.startswith("companions.")})
+        for n, third in enumerate(self.thirds):
+            differences, mixing = linear[f"differences.{n}"], linear[f"mixing.{n}"]
+            size = (differences.square().sum((1, 2)) / mixing.square().sum((0, 2))).sqrt().sqrt()
+            third.differences.weight.zero_()
+            third.differences.weight[:, :CONTENT] = (differences / size[:, None, None]).unflatten(2, (3, 3))
+            third.differences.bias.zero_()
+            third.mixing.weight.copy_((mixing * size[:, None] / (SCALE * 0.5 * 3 / 2 ** 0.5)).unflatten(2, (3, 3)))
+            third.mixing.bias.zero_()
 
     @torch.no_grad()
     def install(self, unet):
-        """Writes the weights into the network's last two blocks, and into the two of the level below."""
+        """Writes the weights into the network's last three blocks, and into the two of the level below."""
         network.set_pairs(unet)
         layers = self.companions.layers
         below = [r.spatial_res_block for r in unet.up_blocks[-2].resnets]
@@ -142,32 +167,31 @@ class Fetch(torch.nn.Module):
             for target in range(len(after.bias)):
                 for column, sign in network.pair_of(block is below[0], target):
                     block.conv2.bias[column] = sign * after.bias[target]
-        first, second = (r.spatial_res_block for r in unet.up_blocks[-1].resnets)
         skip = WIDTHS[1]
-        for block, half, key, edge in ((first, self.first, skip + signal(KEY), skip + signal(EDGE)),
-                                       (second, self.second, signal(CLEAN), signal(LATENTS))):
-            block.norm2.weight[:3 * GATES] = 2 ** 0.5 / 3 * 2
-            block.norm2.bias[:3 * GATES] = 1 / 3 * 2
+        for place, (third, resnet) in enumerate(zip(self.thirds, unet.up_blocks[-1].resnets)):
+            block, is_first = resnet.spatial_res_block, place == 0
+            key, edge = (skip + signal(KEY), skip + signal(EDGE)) if is_first else (signal(CLEAN), signal(LATENTS))
+            block.norm2.weight[:3 * GATES], block.norm2.bias[:3 * GATES] = SCALE, SHIFT
             for row in range(2 * GATES):
                 hidden = 3 * (row // 2) + row % 2
                 for k in range(CONTENT):
-                    block.conv1.weight[hidden, key + 3 * k] = SMALL * half.differences.weight[row, k]
-                    block.conv1.weight[hidden, key + 3 * k + 1] = -SMALL * half.differences.weight[row, k]
+                    block.conv1.weight[hidden, key + 3 * k] = SMALL * third.differences.weight[row, k]
+                    block.conv1.weight[hidden, key + 3 * k + 1] = -SMALL * third.differences.weight[row, k]
                     for off, sign in ((0, 1), (1, -1)):
-                        block.conv2.weight[signal(CLEAN + k) + off, hidden] = sign * half.mixing.weight[k, row] / SMALL
+                        block.conv2.weight[signal(CLEAN + k) + off, hidden] = sign * third.mixing.weight[k, row] / SMALL
                 for number in range(4 * EDGES):
                     column = edge + signal(number // 2) + number % 2
-                    block.conv1.weight[hidden, column] = SMALL * half.differences.weight[row, CONTENT + number]
-                block.conv1.bias[hidden] = SMALL * half.differences.bias[row]
+                    block.conv1.weight[hidden, column] = SMALL * third.differences.weight[row, CONTENT + number]
+                block.conv1.bias[hidden] = SMALL * third.differences.bias[row]
             for k in range(CONTENT):
                 for off, sign in ((0, 1), (1, -1)):
-                    block.conv2.bias[signal(CLEAN + k) + off] = sign * half.mixing.bias[k]
+                    block.conv2.bias[signal(CLEAN + k) + off] = sign * third.mixing.bias[k]
             for gate in range(GATES):
-                if block is first:
+                if is_first:
                     block.conv1.weight[3 * gate + 2, handed(gate), 1, 1] = 1
                     block.conv1.weight[3 * gate + 2, handed(gate) + 1, 1, 1] = -1
                 else:
-                    for other in range(gate // 4 * 4, min(gate // 4 * 4 + 4, GATES)):
+                    for other in range(gate // 4 * 4, gate // 4 * 4 + 4):
                         column = signal(PLANES + other // 2) + other % 2
                         block.conv1.weight[3 * gate + 2, column, 1, 1] = (1.5 if other == gate else 0.5) * 2 / GATE_SIZE
 
@@ -198,10 +222,14 @@ def piece(pyramids, rng, width, height):
     return found
 
 
+def some_pan(rng):
+    """A pan in px; often a short one, for a clip's first frames go nowhere."""
+    return motion.direction(rng) * motion.FARTHEST * rng.random() ** (3 if rng.random() < 0.25 else 1)
+
+
 def batch(pyramids, code, rng, width, height, count):
     """Content latents of `count` keyframes and of the same after a pan, and the pans in px."""
-    far = lambda: rng.random() ** (3 if rng.random() < 0.25 else 1)  # a clip's first frames go nowhere
-    pans = np.stack([motion.direction(rng) * motion.FARTHEST * far() for _ in range(count)])
+    pans = np.stack([some_pan(rng) for _ in range(count)])
     sources = [piece(pyramids, rng, width, height) for _ in range(count)]
     pictures = [motion.shifted(s, (0, 0)) for s in sources] + [motion.shifted(s, p) for s, p in zip(sources, pans)]
     pictures = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
@@ -214,6 +242,29 @@ def detail(code, latents):
     grey = latent_code.decode(code, latents).mean(1, keepdim=True)
     inner = -4 * grey[..., 1:-1, 1:-1] + grey[..., 2:, 1:-1] + grey[..., :-2, 1:-1] + grey[..., 1:-1, 2:] + grey[..., 1:-1, :-2]
     return (torch.nn.functional.avg_pool2d(inner ** 2, 30, 32, ceil_mode=True) + 1e-4).sqrt()
+
+
+@torch.no_grad()
+def check(net, unet, key, sigma=0.3):
+    """Raises if what the network fetches for a keyframe's content (1, 8, h, w) is not what `net` does for the same pans."""
+    seen = {}
+    keep = lambda name: lambda module, inputs: seen.__setitem__(name, inputs[0])
+    hooks = [unet.up_blocks[-1].resnets[0].register_forward_pre_hook(keep("pans")), unet.conv_norm_out.register_forward_pre_hook(keep("clean"))]
+    still = lambda pans: pans[:, :, None, None].expand(-1, -1, *key.shape[2:])
+    pans = torch.linspace(0, 1, motion.FRAMES)[:, None] * torch.tensor([[4.2, 3.3]])
+    clip = torch.cat([net(key.expand(motion.FRAMES, -1, -1, -1), pans), still(pans / FACTOR * latent_code.MOTION_GAIN)], 1)
+    noisy = (clip + sigma * torch.randn_like(clip)) / (sigma ** 2 + 1) ** 0.5
+    keyframe = torch.cat([key, still(torch.zeros(1, MOTION))], 1).expand(motion.FRAMES, -1, -1, -1)
+    bucket = float(pans[-1].norm()) / motion.REACH * 255
+    unet(torch.cat([noisy, keyframe], 1)[None], torch.tensor([0.25 * np.log(sigma)]).float(), torch.zeros(1, 1, network.EMBEDDING),
+         torch.tensor([[6.0, bucket, 0.02]]))
+    for hook in hooks:
+        hook.remove()
+    pans = seen["pans"][:, [0, 2]].mean((2, 3)) * FACTOR
+    fetched = torch.stack([seen["clean"][:, signal(CLEAN + k)] for k in range(CONTENT)], 1)
+    off = (fetched - net(key.expand(motion.FRAMES, -1, -1, -1), pans)).square().mean().sqrt().item()
+    print(f"the network's fetching is off by {off:.4f}")
+    assert off < 0.0015, "the network does not fetch as it was trained to"
 
 
 def main(root, minutes):
@@ -230,6 +281,8 @@ def main(root, minutes):
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         spent, step = state["spent"], state["step"]
+    else:
+        net.begin_with(torch.load(os.path.join(root, "linear.pt")))
     rng = np.random.default_rng([3, step])
     log = open(os.path.join(root, "fetch.log"), "a", buffering=1)
     before, next_save = time.time() - spent, spent + 60
@@ -240,7 +293,7 @@ def main(root, minutes):
             group["lr"] = float(RATE * min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * part)) + 0.02))
         (width, height), count, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]
         key, moved, pans = batch(pyramids, code, rng, width, height, count)
-        off = net(key, pans, 0.02) - moved
+        off = net(key, pans, 0.005) - moved
         loss = (off ** 2).mean() + 0.03 * off.abs().mean() + 0.1 * (detail(code, moved + off) - detail(code, moved)).abs().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -263,6 +316,7 @@ def main(root, minutes):
     network.fit_reach(unet)
     network.fit_gains(unet)
     net.install(unet)
+    check(net, unet, batch(pyramids, code, rng, 256, 160, 1)[0])
     unet.save_pretrained(os.path.join(root, "unet"))
 
 

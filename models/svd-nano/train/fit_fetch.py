@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MPL-2.0
+"""Finds where the training of `train_fetch.py` begins: `python fit_fetch.py DIR [MINUTES]`.
+
+While differences are small beside their companions, fetching is linear in the keyframe's content:
+
+  B(pan) = 1 + sum over gates of  mixing * differences / companion(pan)    for each of the three residual blocks
+
+What it gets wrong in the mean square then follows from two things alone: the code, and the covariance of the photographs' pixels
+at every distance. So no step needs a picture: the error of a pan is a sum over frequencies of small matrices' products. With two
+blocks it fell in 150 s to where pictures had brought it in 79 minutes. Edges, the nonlinearity, and how sharp it is are left to `train_fetch.py`.
+
+Reads DIR/train and DIR/code.pt, writes DIR/linear.pt and DIR/linear.log.
+"""
+import math
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+
+import data
+import latent_code
+import motion
+from latent_code import CONTENT, FACTOR
+from network import GATES, THIRDS
+from train_fetch import Companions, piece, seen_first, seen_later, some_pan
+
+RATE = 4e-3
+SEEN = 2 * THIRDS         # latent px around a place that the three blocks see
+PLANE = 4 * SEEN + 1      # latent px; covariances of what they see fit in, without wrapping around
+FAR = 80                  # px up to which pixels' covariance is taken
+PIECES, SIZE = 10000, (192, 128)
+PANS, SOME = 480, 32      # pans in all, and in each step
+LEAST = 0.25              # no companion is smaller
+NOISE = 0.01              # in the keyframe's content
+
+
+def pixel_covariance(pyramids, middle, rng):
+    """(3, 3, 2 FAR + 1, 2 FAR + 1): the mean of x(place + distance) * y(place), without the code's mean colour."""
+    width, height = SIZE
+    size = height + 128, width + 128
+    spectrum = lambda x: torch.fft.rfft2(x, size)
+    around = lambda x: torch.roll(torch.fft.irfft2(x, size), (FAR, FAR), (-2, -1))[..., :2 * FAR + 1, :2 * FAR + 1]
+    total = torch.zeros(3, 3, 2 * FAR + 1, 2 * FAR + 1, dtype=torch.double)
+    for _ in range(PIECES):
+        picture = torch.from_numpy(motion.shifted(piece(pyramids, rng, width, height), (0, 0)))
+        x = spectrum(picture.permute(2, 0, 1).float() / 127.5 - 1 - middle)
+        total += around(x[:, None] * x[None].conj())
+    total /= PIECES * around(spectrum(torch.ones(height, width)).abs() ** 2).clamp(min=1)
+    return (0.5 * (total + total.flip(2, 3).transpose(0, 1))).float()  # of pictures and of the same, turned by 180 degrees
+
+
+def lanczos(shift):
+    """Where a shifted pixel's sum begins, and its weights: as `motion.shifted` does it."""
+    whole = math.floor(shift)
+    x = np.round((shift - whole) * 32) / 32 - np.arange(-3, 5)
+    weights = np.sinc(x) * np.sinc(x / 4)
+    return whole - 3, weights / weights.sum()
+
+
+class Problem:
+    """The errors of fetching for pans in px (n, 2), by kernels that are given in frequencies: (n, 8, 8, frequencies)."""
+
+    def __init__(self, code, pixels, pans):
+        encode = code["encode"].view(CONTENT, 3, FACTOR, FACTOR)
+        # The covariance of content with content some px away; of pixels with content on the way there.
+        half = torch.nn.functional.conv2d(pixels.transpose(0, 1), encode)
+        content = torch.nn.functional.conv2d(half.transpose(0, 1), encode.flip(2, 3))
+        zero = FAR - (FACTOR - 1)
+        at = lambda rows, columns: content[:, :, zero + np.asarray(rows)][..., zero + np.asarray(columns)]
+        spots = np.arange(-2 * SEEN, 2 * SEEN + 1)  # latent px
+        still = torch.roll(at(FACTOR * spots, FACTOR * spots), (-2 * SEEN, -2 * SEEN), (2, 3))
+        still[:, :, 0, 0] += NOISE ** 2 * torch.eye(CONTENT)
+        self.still = torch.fft.rfft2(still).flatten(2)
+        # A sum over frequencies as `rfft2` gives them: all but the first column stand for two.
+        twice = torch.full((PLANE, PLANE // 2 + 1), 2.0)
+        twice[:, 0] = 1
+        self.share = twice.flatten() / PLANE ** 2
+        self.phases = {size: self.phase(size) for size in (1, SEEN)}
+        self.pans = torch.from_numpy(np.asarray(pans)).float()
+        # The covariance of moved content with the keyframe's around it, and the moved content's own.
+        spots, steps, moved, power = np.arange(-SEEN, SEEN + 1), np.arange(8), [], []
+        around = at(np.arange(-7, 8), np.arange(-7, 8)).diagonal(dim1=0, dim2=1).sum(2)
+        for pan in pans:
+            (left, across), (top, down) = lanczos(pan[0]), lanczos(pan[1])
+            rows, columns = ((first + steps - FACTOR * spots[:, None]).ravel() for first in (top, left))
+            near = at(rows, columns).view(CONTENT, CONTENT, len(spots), 8, len(spots), 8)
+            moved.append(torch.einsum("abysxt,s,t->abyx", near, *(torch.from_numpy(w).float() for w in (down, across))).flatten(2))
+            weights = np.outer(np.correlate(down, down, "full"), np.correlate(across, across, "full"))
+            power.append((around * torch.from_numpy(weights)).sum())
+        self.moved, self.power = torch.stack(moved).to(torch.complex64) @ self.phases[SEEN], torch.stack(power).float()
+        self.standing = self.errors(self.unmoved().expand(len(pans), -1, -1, -1), slice(None))
+
+    def phase(self, size):
+        """What a place of a kernel (2 size + 1, 2 size + 1) contributes to the frequencies."""
+        place = torch.arange(-size, size + 1.0)
+        y = place[:, None, None, None] * torch.arange(PLANE)[None, None, :, None]
+        x = place[None, :, None, None] * torch.arange(PLANE // 2 + 1)[None, None, None]
+        return torch.exp(-2j * math.pi / PLANE * (y + x)).flatten(2).flatten(0, 1)
+
+    def unmoved(self):
+        return torch.eye(CONTENT, dtype=torch.complex64)[None, :, :, None].expand(-1, -1, -1, len(self.share))
+
+    def kernels(self, companions, blocks):
+        """Of `blocks`' (differences (2 GATES, 8, 9), mixing (8, 2 GATES, 9)) one after another."""
+        together = None
+        for seen, (differences, mixing) in zip((seen_first, *[seen_later] * (THIRDS - 1)), blocks):
+            strength = 1 / seen(companions).clamp(min=LEAST / 2)
+            before, after = (x.to(torch.complex64) @ self.phases[1] for x in (differences, mixing.transpose(0, 1)))
+            parts = (after[:, :, None] * before[:, None]).view(GATES, 2, -1).sum(1)
+            block = torch.view_as_complex((strength @ torch.view_as_real(parts).flatten(1)).view(len(strength), CONTENT, CONTENT, -1, 2))
+            block = block + self.unmoved()
+            together = block if together is None else torch.einsum("nabf,nbcf->nacf", block, together)
+        return together
+
+    def errors(self, kernels, which):
+        """Mean square errors (n,) of kernels for the pans `which`."""
+        square = torch.einsum("ncaf,abf->ncbf", kernels.conj(), self.still) * kernels
+        return ((square - 2 * kernels.conj() * self.moved[which]).sum((1, 2)).real * self.share).sum(1) + self.power[which]
+
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.companions = Companions()
+        with torch.no_grad():
+            self.companions.layers[-1].weight.mul_(3)
+            self.companions.layers[-1].bias.fill_(1.5)
+        some = lambda size, *shape: torch.nn.Parameter(size * (2 * torch.rand(shape) - 1))
+        self.differences = torch.nn.ParameterList(some(1 / 72 ** 0.5, 2 * GATES, CONTENT, 9) for _ in range(THIRDS))
+        self.mixing = torch.nn.ParameterList(some(0.1 / (18 * GATES) ** 0.5, CONTENT, 2 * GATES, 9) for _ in range(THIRDS))
+
+    def forward(self, problem, which):
+        """Kernels and companions."""
+        companions = self.companions(problem.pans[which])
+        return problem.kernels(companions, zip(self.differences, self.mixing)), companions
+
+
+def main(root, minutes):
+    torch.manual_seed(1)
+    code, rng = latent_code.load(root), np.random.default_rng(3)
+    pyramids = [data.pyramid(p) for p in data.load(os.path.join(root, "train")).values()]
+    pixels = pixel_covariance(pyramids, code["middle"].view(3, -1).mean(1)[:, None, None], rng)
+    problem, unseen = (Problem(code, pixels, [some_pan(rng) for _ in range(count)]) for count in (PANS, 96))
+    net = Linear()
+    optimiser = torch.optim.Adam(net.parameters(), lr=RATE, betas=(0.9, 0.99))
+    weights = (problem.standing + 0.05) ** -0.5
+    log = open(os.path.join(root, "linear.log"), "w", buffering=1)
+    begin, step = time.time(), 0
+    while (part := (time.time() - begin) / (minutes * 60)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * min(1, (step + 1) / 50) * (0.5 * (1 + math.cos(math.pi * part)) + 0.005)
+        which = torch.from_numpy(rng.choice(PANS, SOME, replace=False))
+        kernels, companions = net(problem, which)
+        loss = (weights[which] * problem.errors(kernels, which)).mean() / (weights * problem.standing).mean()
+        loss = loss + 30 * torch.relu(LEAST - companions).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        step += 1
+        if step % 100 == 0:
+            with torch.no_grad():
+                kernels, _ = net(unseen, slice(None))
+                left = unseen.errors(kernels, slice(None)).sum() / unseen.standing.sum()
+            print(f"{time.time() - begin:6.0f}s step {step} of standing still's error is left {left:.4f}", file=log)
+    torch.save(net.state_dict(), os.path.join(root, "linear.pt"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 22)
