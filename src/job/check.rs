@@ -493,7 +493,9 @@ mod tests {
 
     #[test]
     fn the_advice_is_true() {
-        const XT: &str = "model_type: svd-xt, device: cpu, num_frames: 24, fps: 12, num_inference_steps: 55";
+        // As much memory on every machine.
+        const XT: &str =
+            "model_type: svd-xt, device: cpu, num_frames: 24, fps: 12, num_inference_steps: 55, max_memory: 64GB";
         let upscaler = "model_path: realesrgan/realesr-animevideov3.safetensors";
         for (sections, level, part) in [
             (
