@@ -7,7 +7,8 @@ While differences are small beside their companions, fetching is linear in the k
 
 What it gets wrong in the mean square then follows from two things alone: the code, and the covariance of the photographs' pixels
 at every distance. So no step needs a picture: the error of a pan is a sum over frequencies of small matrices' products. With two
-blocks it fell in 150 s to where pictures had brought it in 79 minutes. Edges, the nonlinearity, and how sharp it is are left to `train_fetch.py`.
+blocks it fell in 150 s to where pictures had brought it in 79 minutes. Edges, the nonlinearity, and how sharp it is are left to
+`train_fetch.py`.
 
 Reads DIR/train and DIR/code.pt, writes DIR/linear.pt and DIR/linear.log.
 """

@@ -96,8 +96,6 @@ class Third(torch.nn.Module):
         super().__init__()
         self.differences = torch.nn.Conv2d(CONTENT + 4 * EDGES, 2 * GATES, 3, padding=1)
         self.mixing = torch.nn.Conv2d(2 * GATES, CONTENT, 3, padding=1)
-        with torch.no_grad():
-            self.mixing.weight.mul_(0.03)
 
     def forward(self, clean, edges, companions):
         sides = seen_signals(torch.stack([clean, -clean], 2))
