@@ -58,7 +58,9 @@ pub fn device_spec() -> glib::ParamSpec {
 pub fn dtype_spec() -> glib::ParamSpec {
     glib::ParamSpecEnum::builder::<Dtype>("dtype")
         .nick("Data type")
-        .blurb("Precision that the model computes in: auto is fp16 on CUDA and fp32 on the CPU")
+        .blurb(
+            "Precision that the model computes in: auto is fp16 on CUDA and fp32 on the CPU, where the model allows it",
+        )
         .mutable_ready()
         .build()
 }

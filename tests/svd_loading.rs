@@ -14,6 +14,7 @@ use common::sgm::{self, CONDITION, TOWER};
 use common::tiny_svd::write_tiny_svd;
 use common::{file, noise, recipe};
 use gsttorchvideo::engine::Error;
+use gsttorchvideo::engine::device::Precision;
 use gsttorchvideo::engine::image::Frame;
 use gsttorchvideo::engine::svd::{
     Event, Model, ModelType, Network, Params, Source, clip, generate, hub, inspect, unet, vae,
@@ -459,6 +460,30 @@ fn the_caller_s_type_goes_first() {
     assert_eq!(recommended(None), (Some(ModelType::SvdXt11), 20, 12.0));
     assert_eq!(recommended(Some(ModelType::SvdXt)), (Some(ModelType::SvdXt), 25, 12.0));
     assert_eq!(recommended(Some(ModelType::SvdXt11)), (Some(ModelType::SvdXt11), 25, 6.0));
+}
+
+#[test]
+fn a_model_says_what_it_can_be_computed_in() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny(folder.path());
+    let file = folder.path().join("recommended.yaml");
+    let dtypes = |text: &str| {
+        fs::write(&file, text).unwrap();
+        inspect(folder.path()).map(|info| info.dtypes)
+    };
+    assert_eq!(dtypes("width: 64\n").unwrap(), Precision::ALL);
+    assert_eq!(dtypes("dtypes: [fp16, fp32]\nwidth: 64\n").unwrap(), [Precision::Fp16, Precision::Fp32]);
+    assert_eq!(dtypes("dtypes:\n- bf16\n").unwrap(), [Precision::Bf16]);
+    for (text, part) in [
+        ("dtypes: [fp32, fp8]", "unknown variant `fp8`, expected one of `fp32`, `fp16`, `bf16`"),
+        ("dtypes: [auto]", "unknown variant `auto`, expected one of `fp32`, `fp16`, `bf16`"),
+        ("dtypes: fp32", "dtypes: invalid type: string \"fp32\", expected a sequence"),
+        ("dtypes: {fp32: true}", "dtypes: invalid type: map, expected a sequence"),
+        ("dtypes: [16]", "dtypes[0]: "),
+        ("dtypes: []", "dtypes=[] is not possible: name one or more of fp32, fp16 and bf16"),
+    ] {
+        assert_message(dtypes(text), &["recommended.yaml: ", part]);
+    }
 }
 
 #[test]

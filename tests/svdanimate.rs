@@ -98,6 +98,8 @@ fn what_does_not_fit_ends_in_one_message() {
     );
     check_error(&animate(&still(1), "num-inference-steps=0", "fakesink"), &["num-inference-steps=0", "1 to 1000"]);
     check_error(&animate(&still(1), "max-memory=1000", "fakesink"), &["max-memory=1000"]);
+    let nano = format!("model-path=\"{}\" dtype=bf16", common::file("models/svd-nano").display());
+    check_error(&animate(&still(1), &nano, "fakesink"), &["dtype=bf16", "use fp32, fp16 or auto"]);
     let interlaced = "videotestsrc num-buffers=1 ! capssetter caps=video/x-raw,interlace-mode=interleaved";
     check_error(&animate(interlaced, "", "fakesink"), &["interlaced", "deinterlace"]);
 }

@@ -364,6 +364,29 @@ fn wrong_models_end_in_one_message() {
 }
 
 #[test]
+fn a_precision_that_the_model_can_t_be_computed_in_ends_in_one_message() {
+    let folder = FILES.picture.with_file_name("precise");
+    common::tiny_svd::write_tiny_svd(&folder);
+    let file = folder.join("recommended.yaml");
+    std::fs::write(&file, "width: 64\nheight: 40\ndtypes: [bf16, fp16]\n").unwrap();
+    let model = format!("model-path=\"{}\"", folder.display());
+    let refused = format!("dtype=fp32 is not possible: use bf16, fp16 or auto: {} allows no other", file.display());
+    let pipeline = Pipeline::new(&format!("{model} dtype=fp32"), "fakesink");
+    check_error(&pipeline, &[&refused]);
+    let config = folder.join("config.yaml");
+    std::fs::write(&config, "video: {dtype: fp32}\n").unwrap();
+    check_error(&Pipeline::new(&format!("{model} config=\"{}\"", config.display()), "fakesink"), &[&refused]);
+    // On a CPU it would be fp32.
+    let pipeline = Pipeline::new(&format!("{model} num-frames=2 width=32 height=32"), "fakesink");
+    pipeline.play();
+    let messages = pipeline.messages_until_eos();
+    assert_eq!(errors(&messages), [""; 0]);
+    let told = messages.iter().find_map(|message| message.structure()?.get::<String>("provenance").ok()).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["properties"]["dtype"], "bf16");
+}
+
+#[test]
 fn caps_that_do_not_fit_end_in_one_message() {
     for (properties, caps, parts) in [
         ("width=64", "width=128", ["width=(int)128", "width=64 was set"]),

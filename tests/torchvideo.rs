@@ -120,7 +120,8 @@ fn a_job_that_is_killed_again_and_again_ends_as_one_that_is_not() {
 fn a_scene_that_fails_does_not_stop_the_others() {
     let job = Job::new(
         "scenes:\n- {id: bad, keyframe: nowhere.png}\n- {id: good, keyframe: PICTURE}\n\
-         - {id: worse, keyframe: PICTURE, output: {encoder: nosuchenc}}\n",
+         - {id: worse, keyframe: PICTURE, output: {encoder: nosuchenc}}\n\
+         - {id: spoilt, keyframe: PICTURE, video: {model_path: svd-nano, dtype: bf16}}\n",
     );
     let (code, _, log) = job.run(&["render"]);
     assert_eq!(code, 1, "{log}");
@@ -130,7 +131,8 @@ fn a_scene_that_fails_does_not_stop_the_others() {
         "good: made",
         "worse: failed: ",
         "nosuchenc",
-        "1 made, 0 were there, 2 failed",
+        "spoilt: failed: dtype=bf16 is not possible: use fp32, fp16 or auto",
+        "1 made, 0 were there, 3 failed",
     ] {
         assert!(log.contains(part), "{part}: {log}");
     }

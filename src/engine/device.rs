@@ -9,6 +9,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use once_cell::sync::OnceCell;
+use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use super::{Error, Result, memory};
@@ -79,11 +80,13 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// The precision that is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+/// The precision that is asked for, or one that a model's files name, where [`Self::Auto`] is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// float16 on CUDA, float32 on the CPU.
     #[default]
+    #[serde(skip)]
     Auto,
     /// float32.
     Fp32,
@@ -94,6 +97,9 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// Every precision that there is.
+    pub const ALL: [Self; 3] = [Self::Fp32, Self::Fp16, Self::Bf16];
+
     /// libtorch's kind for this precision on `device`.
     pub fn kind(self, device: Device) -> Kind {
         match self {

@@ -111,8 +111,10 @@ fn video(scene: &Scene, report: &mut Report) {
         Ok(settings) => settings,
         Err(err) => return report.add(Level::Error, "video", err.to_string()),
     };
-    let info = model(&settings, report);
+    let source = model(&settings, report);
+    let info = source.as_ref().map_or_else(|| published(&settings), |source| source.info.clone());
     let device = device(&settings, report);
+    let kind = kind(&settings, source.as_ref(), device, report);
     let planned = settings.plan(&info.recommended).and_then(|plan| Ok((params(&plan)?, plan.framerate())));
     let (params, fps) = match planned {
         Ok(planned) => planned,
@@ -130,7 +132,6 @@ fn video(scene: &Scene, report: &mut Report) {
         );
         report.add(Level::Warning, "video.num_frames", text);
     }
-    let kind = settings.precision().kind(device);
     let clip = clip(scene, &info, &params, device, kind, report);
     let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
     let (output_size, upscale_seconds) = postprocess(scene, report, &params, device, frames);
@@ -166,19 +167,20 @@ fn video(scene: &Scene, report: &mut Report) {
     report.estimate = Some(estimate);
 }
 
-/// What the model says of itself; where there is none, what Stability AI's would: what a scene takes is of interest all the
-/// same.
-fn model(settings: &VideoSettings, report: &mut Report) -> ModelInfo {
+/// The model, if there is one.
+fn model(settings: &VideoSettings, report: &mut Report) -> Option<Source> {
     let source = svd::session::model(settings)
         .and_then(|(path, _)| Source::open(&path, settings.model_type()).map_err(|err| err.to_string()));
-    source.map(|source| source.info).unwrap_or_else(|reason| {
-        report.add(Level::Error, "video.model_path", reason);
-        let mut info = ModelInfo { model_type: settings.model_type(), ..ModelInfo::published() };
-        if let Some(model_type) = info.model_type {
-            info.recommended.num_frames = model_type.num_frames();
-        }
-        info
-    })
+    source.map_err(|reason| report.add(Level::Error, "video.model_path", reason)).ok()
+}
+
+/// What Stability AI's model would say of itself: where there is none, what a scene takes is of interest all the same.
+fn published(settings: &VideoSettings) -> ModelInfo {
+    let mut info = ModelInfo { model_type: settings.model_type(), ..ModelInfo::published() };
+    if let Some(model_type) = info.model_type {
+        info.recommended.num_frames = model_type.num_frames();
+    }
+    info
 }
 
 /// The device that is asked for, or the CPU.
@@ -187,6 +189,16 @@ fn device(settings: &VideoSettings, report: &mut Report) -> Device {
     device.unwrap_or_else(|err| {
         report.add(Level::Error, "video.device", err.to_string());
         Device::Cpu
+    })
+}
+
+/// The precision that is asked for, whether or not the model can be computed in it.
+fn kind(settings: &VideoSettings, source: Option<&Source>, device: Device, report: &mut Report) -> Kind {
+    let precision = settings.precision();
+    let kind = source.map_or_else(|| Ok(precision.kind(device)), |source| source.kind(precision, device));
+    kind.unwrap_or_else(|err| {
+        report.add(Level::Error, "video.dtype", err.to_string());
+        precision.kind(device)
     })
 }
 
@@ -530,6 +542,11 @@ mod tests {
                 "noise_aug_strength: 0.5, model_type: svd, model_path: svd-nano, num_inference_steps: 8}",
                 Level::Warning,
                 "0.5 is above 0.1, the most that svd-nano",
+            ),
+            (
+                "dtype: bf16, model_type: svd, model_path: svd-nano}",
+                Level::Error,
+                "video.dtype: dtype=bf16 is not possible: use fp32, fp16 or auto: ",
             ),
             ("num_clips: 0}", Level::Error, "clips without an end"),
             (

@@ -4,12 +4,13 @@
 use gst::prelude::*;
 
 use super::line::pictures;
+use super::store::model;
 use crate::config::{Scene, Section};
 use crate::engine::image::Frame;
-use crate::engine::svd::{Params, Source};
+use crate::engine::svd::Params;
 use crate::settings::{Layer, from_json};
 use crate::svd::settings::{Settings, to_object};
-use crate::{svd, svdsrc};
+use crate::svdsrc;
 
 /// Settings of a scene that say how long a file of it is. A clip that is shown again and again has no such length.
 const OF_FILES: [&str; 3] = ["num-clips", "chain", "duration"];
@@ -40,10 +41,7 @@ impl Live {
         if let Some(keyframe) = &scene.keyframe {
             Frame::open(keyframe).map_err(|err| err.to_string())?;
         }
-        let specs = svdsrc::properties();
-        let of_file = Settings::default().with_config(settings.clone(), &specs).map_err(|err| err.to_string())?;
-        let (path, _) = svd::session::model(&of_file)?;
-        let source = Source::open(&path, of_file.model_type()).map_err(|err| err.to_string())?;
+        let (source, ..) = model(scene)?;
         let live = Self { line, settings, recommended: source.info.recommended, set: Layer::new() };
         live.plan(&Layer::new())?;
         Ok(live)
@@ -224,6 +222,10 @@ mod tests {
             ("scenes: [{id: a}]", "no keyframe"),
             ("scenes: [{id: a, keyframe: nowhere.png}]", "nowhere.png: No such file"),
             ("video: {model_path: nowhere}\nscenes: [{id: a, keyframe: PICTURE}]", "nowhere"),
+            (
+                "video: {dtype: bf16}\nscenes: [{id: a, keyframe: PICTURE}]",
+                "dtype=bf16 is not possible: use fp32, fp16",
+            ),
         ] {
             let message = live(text).unwrap_err();
             assert!(message.contains(part), "{text}: {message}");

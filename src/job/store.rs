@@ -228,7 +228,8 @@ pub fn model(scene: &Scene) -> Result<(Source, Device, Kind), String> {
     let (path, _) = svd::session::model(&settings)?;
     let source = Source::open(&path, settings.model_type()).map_err(text)?;
     let device = settings.device().parse::<DeviceChoice>().and_then(DeviceChoice::resolve).map_err(text)?;
-    Ok((source, device, settings.precision().kind(device)))
+    let kind = source.kind(settings.precision(), device).map_err(text)?;
+    Ok((source, device, kind))
 }
 
 /// The files of weights that a scene takes.

@@ -101,7 +101,7 @@ impl Session {
         if let (DeviceChoice::Auto, Device::Cpu, Some(reason)) = (choice, device, why_cpu()) {
             inform(element, &format!("device=auto takes the CPU: {reason}"));
         }
-        let kind = settings.precision().kind(device);
+        let kind = source.kind(settings.precision(), device).map_err(error)?;
         let place = if let Device::Cuda(index) = device { DeviceChoice::Cuda(index) } else { DeviceChoice::Cpu };
 
         let name = name_of(source.path());

@@ -3,7 +3,8 @@
 //! its configuration and, the networks, with weights beside it.
 //!
 //! A folder may also have a `recommended.yaml`: parameters of [`Params`](super::Params) by name, as its makers recommend
-//! them; and a `latent_rgb.json`: how its latents look (see [`Factors`](super::Factors)).
+//! them, and `dtypes`, a list of the precisions that it can be computed in, their choice first; and a
+//! `latent_rgb.json`: how its latents look (see [`Factors`](super::Factors)).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tch::Kind;
 
-use super::source::{Described, LATENT_RGB, ModelType, Network};
+use super::source::{Described, LATENT_RGB, ModelType, Network, RECOMMENDED};
 use super::{hub, unet};
 use crate::engine::{Error, Result};
 
@@ -26,7 +27,7 @@ const CONFIGS: [&str; 7] = [
     "scheduler/scheduler_config.json",
     "feature_extractor/preprocessor_config.json",
     "model_index.json",
-    "recommended.yaml",
+    RECOMMENDED,
 ];
 
 /// A model's folder.
@@ -57,7 +58,7 @@ impl Folder {
     /// Reads its configuration.
     pub fn describe(&self) -> Result<Described> {
         let unet: unet::Config = self.needed("unet/config.json")?;
-        let recommended = self.0.join("recommended.yaml");
+        let recommended = self.0.join(RECOMMENDED);
         Ok(Described {
             model_type: self.model_type(unet.num_frames)?,
             unet,

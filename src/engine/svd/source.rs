@@ -19,6 +19,7 @@ use super::preview::Factors;
 use super::single_file::SingleFile;
 use super::{Params, clip, hub, schedule, unet, vae};
 use crate::engine::cache::{Key, Stamp, stamp};
+use crate::engine::device::{Precision, kind_name};
 use crate::engine::weights::Weights;
 use crate::engine::worker::{self, Cancel, Reply};
 use crate::engine::{Error, Result};
@@ -148,6 +149,8 @@ pub struct ModelInfo {
     pub model_type: Option<ModelType>,
     /// The parameters that the model's makers recommend; what they don't say is as diffusers has it.
     pub recommended: Params,
+    /// The precisions that it can be computed in, the makers' choice first.
+    pub dtypes: Vec<Precision>,
     /// `unet/config.json`.
     pub unet: unet::Config,
     /// `vae/config.json`.
@@ -168,6 +171,7 @@ impl ModelInfo {
         Self {
             model_type: None,
             recommended: Params::default(),
+            dtypes: Precision::ALL.into(),
             unet: unet::Config::default(),
             vae: vae::Config {
                 block_out_channels: vec![128, 256, 512, 512],
@@ -214,6 +218,9 @@ impl Default for Preprocessor {
 /// The file in a model's folder that says how its latents look.
 pub(super) const LATENT_RGB: &str = "latent_rgb.json";
 
+/// The file in a model's folder that says what its makers recommend.
+pub(super) const RECOMMENDED: &str = "recommended.yaml";
+
 /// What a layout reads of a model before anything is checked or recommended.
 pub(super) struct Described {
     /// What names and configurations say.
@@ -227,7 +234,8 @@ pub(super) struct Described {
     pub latent_rgb: Option<Factors>,
 }
 
-/// `recommended.yaml`: parameters of [`Params`] by name, as a model's makers recommend them.
+/// `recommended.yaml`: parameters of [`Params`] by name, as a model's makers recommend them; and the precisions that
+/// the model can be computed in, all if nothing is said.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Recommended {
@@ -241,6 +249,7 @@ pub(super) struct Recommended {
     min_guidance_scale: Option<f64>,
     max_guidance_scale: Option<f64>,
     decode_chunk_size: Option<i64>,
+    dtypes: Option<Vec<Precision>>,
 }
 
 impl Recommended {
@@ -295,6 +304,26 @@ impl Source {
     /// The folder or file that was found, where the path that was opened led.
     pub fn path(&self) -> &Path {
         self.layout.path()
+    }
+
+    /// libtorch's kind for `precision` on `device`. [`Precision::Auto`] is the model's first one where the device's own is
+    /// none of the model's.
+    ///
+    /// # Errors
+    /// [`Error::Param`] for a precision that the model can't be computed in.
+    pub fn kind(&self, precision: Precision, device: Device) -> Result<Kind> {
+        let kind = precision.kind(device);
+        let possible: Vec<_> = self.info.dtypes.iter().map(|dtype| dtype.kind(device)).collect();
+        match possible.first() {
+            _ if possible.contains(&kind) => Ok(kind),
+            Some(first) if precision == Precision::Auto => Ok(*first),
+            _ => {
+                let names = possible.into_iter().map(kind_name).collect::<Vec<_>>().join(", ");
+                let file = self.path().join(RECOMMENDED);
+                let expected = format!("use {names} or auto: {} allows no other", file.display());
+                Err(Error::param("dtype", kind_name(kind), expected))
+            }
+        }
     }
 
     /// The weights of one network by diffusers' names, as tensors of `kind` on `device` once they are asked for.
@@ -474,10 +503,17 @@ fn check(path: &Path, described: Described, wanted: Option<ModelType>) -> Result
     if let Some(wanted) = wanted {
         wanted.recommend(&mut recommended);
     }
-    recommended.validate().map_err(|err| Error::model(path.join("recommended.yaml"), err.to_string()))?;
+    let dtypes = said.dtypes.unwrap_or_else(|| Precision::ALL.into());
+    let checked = if dtypes.is_empty() {
+        Err(Error::param("dtypes", "[]", "name one or more of fp32, fp16 and bf16, or leave dtypes out"))
+    } else {
+        recommended.validate()
+    };
+    checked.map_err(|err| Error::model(path.join(RECOMMENDED), err.to_string()))?;
     Ok(ModelInfo {
         model_type: wanted.or(model_type),
         recommended,
+        dtypes,
         unet,
         vae,
         clip,
@@ -514,6 +550,44 @@ fn sha256(path: &Path, cancel: &Cancel) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn auto_is_a_precision_that_the_model_can_be_computed_in() {
+        use Precision::{Auto, Bf16, Fp16, Fp32};
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = Source { layout: Layout::Folder(Folder::new(folder.path())), info: ModelInfo::published() };
+        let (cpu, gpu) = (Device::Cpu, Device::Cuda(0));
+        for precision in [Auto, Fp32, Fp16, Bf16] {
+            for device in [cpu, gpu] {
+                assert_eq!(source.kind(precision, device).unwrap(), precision.kind(device));
+            }
+        }
+        for (dtypes, on_cpu, on_gpu) in [
+            (&[Fp32, Fp16][..], Kind::Float, Kind::Half),
+            (&[Fp16, Fp32], Kind::Float, Kind::Half),
+            (&[Fp32], Kind::Float, Kind::Float),
+            (&[Fp16], Kind::Half, Kind::Half),
+            (&[Bf16, Fp16], Kind::BFloat16, Kind::Half),
+            (&[Bf16, Fp32], Kind::Float, Kind::BFloat16),
+        ] {
+            source.info.dtypes = dtypes.into();
+            assert_eq!([cpu, gpu].map(|device| source.kind(Auto, device).unwrap()), [on_cpu, on_gpu], "{dtypes:?}");
+            for precision in Precision::ALL {
+                let (kind, is_there) = (precision.kind(cpu), dtypes.contains(&precision));
+                match source.kind(precision, cpu) {
+                    Ok(seen) => assert!(is_there && seen == kind, "{dtypes:?} {precision:?}"),
+                    Err(err) => {
+                        let wanted = format!(
+                            "dtype={} is not possible: use {}",
+                            kind_name(kind),
+                            kind_name(dtypes[0].kind(cpu))
+                        );
+                        assert!(!is_there && err.to_string().starts_with(&wanted), "{dtypes:?}: {err}");
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn names_tell_the_type() {
