@@ -854,11 +854,11 @@ fn hashes_are_those_that_sha256sum_says() {
             ("image_encoder/model.safetensors", "bec4032c49548992a591afd20c627f4f45f6ac3263ea3b1a7fb439518e6e9406"),
             (
                 "unet/diffusion_pytorch_model.safetensors",
-                "e2a6a6e0dae9bf70c38b9a1ecdcacf6584cb7714223550b34d052be6f49ec82a",
+                "5987e73043a35215e0dd2fc4e92b5ac0d0a45da7e406f2ec19a3060112affca5",
             ),
             (
                 "vae/diffusion_pytorch_model.safetensors",
-                "bfebc417fe4a7a7bb7c7b3efb0ae5a75b7aa110a50a44041a82f1d81a5459eb6",
+                "9ea074ad9dcb114224722a7f6fa4b49e805d35189d0e6f1468619b5b60df631f",
             ),
         ]
         .map(|(name, hash)| (name.to_owned(), hash.to_owned())),

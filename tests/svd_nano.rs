@@ -42,22 +42,27 @@ fn psnr(a: &Frame, b: &Frame) -> f64 {
     10.0 * (255.0f64.powi(2) / squared_difference(a, b)).log10()
 }
 
-/// By how many pixels, x and y, `a` fits `b` best: its pixel at x shows what is at x + shift there.
-fn shift(a: &Frame, b: &Frame) -> [i32; 2] {
-    const MOST: i32 = 11;
-    let (width, height) = (a.width() as i32, a.height() as i32);
-    let difference = |[dx, dy]: [i32; 2]| -> u64 {
-        let row = |y: i32| (MOST..width - MOST).map(move |x| 3 * (y * width + x));
-        let values = (MOST..height - MOST).flat_map(row);
-        let off = 3 * (dy * width + dx);
-        values.map(|at| u64::from(a.data()[at as usize].abs_diff(b.data()[(at + off) as usize])).pow(2)).sum()
+/// By how many pixels, x and y, the middles of 4x3 cells of `a` fit `b` best: what is at x there shows at x + shift.
+fn shifts(a: &Frame, b: &Frame) -> Vec<[i32; 2]> {
+    const MOST: i32 = 16;
+    let (width, height) = ((a.width() as i32 - 2 * MOST) / 4, (a.height() as i32 - 2 * MOST) / 3);
+    let stride = a.width() as i32;
+    let shift = |cell: i32| {
+        let (left, top) = (MOST + cell % 4 * width, MOST + cell / 4 * height);
+        let difference = |[dx, dy]: [i32; 2]| -> u64 {
+            let values = (top..top + height).flat_map(|y| (left..left + width).map(move |x| 3 * (y * stride + x)));
+            let off = 3 * (dy * stride + dx);
+            values.map(|at| u64::from(a.data()[at as usize].abs_diff(b.data()[(at + off) as usize])).pow(2)).sum()
+        };
+        let all = (-MOST..=MOST).flat_map(|dx| (-MOST..=MOST).map(move |dy| [dx, dy]));
+        all.min_by_key(|&shift| difference(shift)).unwrap()
     };
-    let all = (-MOST..=MOST).flat_map(|dx| (-MOST..=MOST).map(move |dy| [dx, dy]));
-    all.min_by_key(|&shift| difference(shift)).unwrap()
+    (0..12).map(shift).collect()
 }
 
-fn length([x, y]: [i32; 2]) -> f64 {
-    f64::from(x).hypot(f64::from(y))
+/// How long `shifts` are in the mean.
+fn length(shifts: &[[i32; 2]]) -> f64 {
+    shifts.iter().map(|[x, y]| f64::from(*x).hypot(f64::from(*y))).sum::<f64>() / shifts.len() as f64
 }
 
 #[test]
@@ -66,12 +71,12 @@ fn the_clip_shows_the_keyframe_and_moves() {
     assert_eq!(frames.len(), 14);
     let keyframe = Frame::open(&file("pipelines/keyframe.jpg")).unwrap();
     let shown = keyframe.with_aspect_of(512, 288, Fit::Crop).unwrap().resize(512, 288);
-    let (first, shifts) = (psnr(&frames[0], &shown), [0, 6, 13].map(|i| shift(&frames[i], &shown)));
-    println!("first frame against the keyframe: {first:.2} dB; frames 0, 6 and 13 show it shifted by {shifts:?} px");
+    let (first, lengths) = (psnr(&frames[0], &shown), [0, 6, 13].map(|i| length(&shifts(&frames[i], &shown))));
+    println!("first frame against the keyframe: {first:.2} dB; frames 0, 6 and 13 show it shifted by {lengths:.2?} px");
     assert!(first >= 22.0, "the first frame has {first:.2} dB against the keyframe");
-    // Bucket 127 pans by 127 / 255 of 10 px.
-    assert_eq!(shifts[0], [0, 0]);
-    assert!((length(shifts[1]) - 2.3).abs() < 1.0 && (length(shifts[2]) - 5.0).abs() < 1.0, "{shifts:?}");
+    // Bucket 127 moves a pixel by 127 / 255 of 10 px in a pan, and by less in the mean where there is a zoom.
+    assert_eq!(lengths[0], 0.0);
+    assert!((3.0..=6.0).contains(&lengths[2]) && (lengths[1] - 6.0 / 13.0 * lengths[2]).abs() < 0.5, "{lengths:?}");
     let kept = metrics::measure(&frames, None).unwrap()["sharpness_kept"];
     println!("the last frame has {:.0} % of the first one's sharpness", 100.0 * kept);
     assert!(kept >= 0.5, "{kept}");
@@ -79,28 +84,32 @@ fn the_clip_shows_the_keyframe_and_moves() {
 
 #[test]
 fn the_motion_bucket_and_the_rate_set_how_far_it_moves() {
-    for (properties, far) in [
-        ("motion-bucket-id=1", 0.0),
-        ("motion-bucket-id=64", 2.5),
-        ("motion-bucket-id=200", 7.8),
-        ("motion-bucket-id=200 fps=14", 3.9),
-    ] {
+    let far = |properties: &str| {
         let frames = frames(&format!("width=256 height=144 {properties}"));
-        let shift = shift(&frames[13], &frames[0]);
-        assert!((length(shift) - far).abs() <= 1.0, "{properties}: {shift:?}, not {far} px");
+        length(&shifts(&frames[0], &frames[13]))
+    };
+    let most = far("motion-bucket-id=200");
+    assert!((4.0..=9.0).contains(&most), "{most}");
+    for (properties, share) in
+        [("motion-bucket-id=1", 0.0), ("motion-bucket-id=64", 64.0 / 200.0), ("motion-bucket-id=200 fps=14", 0.5)]
+    {
+        let length = far(properties);
+        assert!((length - share * most).abs() <= 0.7, "{properties}: {length} px, with bucket 200 {most}");
     }
 }
 
 #[test]
 fn the_seed_sets_where_it_moves() {
     let of = |seed: i64| {
-        let frames = frames(&format!("width=128 height=96 motion-bucket-id=255 seed={seed}"));
-        shift(&frames[13], &frames[0])
+        let frames = frames(&format!("width=128 height=96 motion-bucket-id=200 seed={seed}"));
+        shifts(&frames[0], &frames[13])
     };
-    let shifts = [1, 2, 3, 4].map(of);
-    for (i, a) in shifts.iter().enumerate() {
-        assert!((length(*a) - 10.0).abs() <= 1.5, "{shifts:?}");
-        assert!(shifts[..i].iter().all(|b| length([a[0] - b[0], a[1] - b[1]]) > 2.0), "{shifts:?}");
+    let seen = [1, 2, 3, 4].map(of);
+    for (i, a) in seen.iter().enumerate() {
+        for b in &seen[..i] {
+            let apart: Vec<_> = a.iter().zip(b).map(|(a, b)| [a[0] - b[0], a[1] - b[1]]).collect();
+            assert!(length(&apart) > 2.0, "{seen:?}");
+        }
     }
 }
 

@@ -88,7 +88,7 @@ TEST = (
         ("Storm.jpg", "Sergey Nazarov"))]
 )
 
-WIDTH, HEIGHT, FRAMES = 512, 288, 14
+WIDTH, HEIGHT = 512, 288
 
 
 def locate(source, root):

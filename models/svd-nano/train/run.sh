@@ -12,7 +12,7 @@ cd "$here"
 [ -d "$dir/train" ] || python data.py "$dir"
 python train_vae.py "$dir" "${VAE_MINUTES:-18}"
 [ -f "$dir/linear.pt" ] || python fit_fetch.py "$dir" "${FIT_MINUTES:-30}"
-python train_fetch.py "$dir" "${FETCH_MINUTES:-17}"
+python train_fetch.py "$dir" "${FETCH_MINUTES:-22}"
 python train_decoder.py "$dir" "${DECODER_MINUTES:-110}"
 python export.py "$dir" ..
 python evaluate.py "$dir" ..

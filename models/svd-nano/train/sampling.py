@@ -17,6 +17,7 @@ class Model:
     def __init__(self, folder):
         with open(os.path.join(folder, "recommended.yaml")) as f:
             self.settings = yaml.safe_load(f)
+        del self.settings["dtypes"]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.pipeline = StableVideoDiffusionPipeline.from_pretrained(folder, dtype=torch.float32).to(self.device)
         self.pipeline.set_progress_bar_config(disable=True)

@@ -24,10 +24,10 @@ import latent_code
 import motion
 from latent_code import FACTOR, MOTION, MOTION_GAIN
 from motion import FRAMES
-from train_fetch import Fetch, piece
+from train_fetch import CELL, Fetch, piece
 
 RATE = 2.5e-4
-SIZES = [((256, 160), 0.65), ((160, 256), 0.35)]
+SIZES = [((256, 160), ((512, 288), (512, 288), (256, 256)), 0.65), ((160, 256), ((288, 512), (256, 256)), 0.35)]  # of windows, frames, share
 CROPS = 3        # trainings on the clips that were sampled, each on pieces of CROP pixels, two of each clip
 CROP = (128, 96)
 CHANGE = 2.0     # how much changes count
@@ -43,25 +43,32 @@ def over_time(conv, x):
     return y.view(clips, -1, frames, height, width)
 
 
+def some_field(rng, width, height, frames):
+    """The motion (height, width, 2) of a window of one of `frames`' sizes."""
+    size = frames[rng.integers(len(frames))]
+    window = (rng.integers(size[0] - width + 1), rng.integers(size[1] - height + 1), width, height)
+    field = motion.field(motion.camera(rng), motion.reach(*motion.settings(rng)), size, window)
+    return field * min(1, motion.MOST / np.linalg.norm(field, axis=-1).max())
+
+
 @torch.no_grad()
-def steady_clips(pyramids, code, fetch, run, rng, width, height):
+def steady_clips(pyramids, code, fetch, run, rng, width, height, frames):
     """Pixels (n, FRAMES, 3, height, width) and latents as the network makes them (n, FRAMES, 10, h, w)."""
     every, latents = [], []
     for _ in range(run.scale):
-        pan = torch.from_numpy(motion.direction(rng) * motion.reach(*motion.settings(rng))).float()
-        pixels = torch.from_numpy(motion.clip(piece(pyramids, rng, width, height), pan.numpy()))
+        field = some_field(rng, width, height, frames)
+        pixels = torch.from_numpy(motion.clip(piece(pyramids, rng, width, height), field))
         pixels = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        pans = torch.linspace(0, 1, FRAMES)[:, None] * pan
+        moved = [torch.linspace(0, 1, FRAMES)[:, None, None, None] * torch.from_numpy(motion.cells(field, size)).permute(2, 0, 1)
+                 for size in (CELL, FACTOR)]
         if rng.random() < 0.2:
-            content, pans = latent_code.encode(code, pixels), 0 * pans
+            content, moved[1] = latent_code.encode(code, pixels), 0 * moved[1]
         else:
             noisy = pixels[:1] + (0.02 if rng.random() < 0.7 else rng.uniform(0, 0.1)) * torch.randn_like(pixels[:1])
-            key = latent_code.encode(code, noisy).expand(FRAMES, -1, -1, -1)
-            content = fetch(key, pans)
+            content = fetch(latent_code.encode(code, noisy).expand(FRAMES, -1, -1, -1), moved[0])
         content = content + rng.uniform(0, 0.02) * torch.randn_like(content)
         every.append(pixels)
-        moved = (pans / FACTOR * MOTION_GAIN)[:, :, None, None].expand(-1, -1, *content.shape[2:])
-        latents.append(torch.cat([content, moved], 1))
+        latents.append(torch.cat([content, moved[1] / FACTOR * MOTION_GAIN], 1))
     return torch.stack(every).to(run.name), torch.stack(latents).to(run.name)
 
 
@@ -127,8 +134,8 @@ def main(root, minutes):
     log = open(os.path.join(root, "decoder.log"), "a", buffering=1)
     before, next_log, next_save, seen = time.time() - spent, spent + 5, spent + 60, []
     while (spent := time.time() - before) < minutes * 60:
-        (width, height), _ = SIZES[rng.choice(len(SIZES), p=[s[1] for s in SIZES])]
-        pixels, latents = steady_clips(pyramids, code, fetch, run, rng, width, height)
+        (width, height), frames, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]
+        pixels, latents = steady_clips(pyramids, code, fetch, run, rng, width, height, frames)
         for _ in range(CROPS):
             part = min(1, (time.time() - before) / (minutes * 60))
             for group in optimiser.param_groups:
@@ -144,7 +151,7 @@ def main(root, minutes):
             # Where the exact detail can't be known, a mean of all that it may be is a blur: ask for as much of it, and
             # the more the farther a frame has moved, for the less is known.
             fine = (texture(have) - texture(want)).abs().mean((2, 3))
-            far = z[:, :, -MOTION:].mean((3, 4)).norm(dim=2) * FACTOR / MOTION_GAIN
+            far = z[:, :, -MOTION:].norm(dim=2).mean((2, 3)) * FACTOR / MOTION_GAIN
             loss = off.abs().mean() + 0.25 * grad + CHANGE * change + (fine * (1 + LATE * (far / MIDDLE).clamp(max=1))).mean()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
