@@ -538,7 +538,7 @@ fn a_shared_model_shows_each_its_own() {
     // Both at once; only one is watched. Its steps are those of its own clip.
     let other = format!(
         "svdsrc location=\"{}\" model-path=\"{}\" device=cpu seed=7 num-clips=3 num-inference-steps=2 num-frames=2 width=64 \
-         height=64 ! fakesink",
+         height=64 ! fakesink async=false",
         FILES.picture.display(),
         FILES.model.display()
     );
