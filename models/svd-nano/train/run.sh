@@ -9,6 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 dir=${1:-$PWD/svd-nano-work}
 mkdir -p "$dir"
 cd "$here"
+python -c "import perceptual; perceptual.Lpips()"  # `evaluate.py` needs it in the end
 [ -d "$dir/train" ] || python data.py "$dir"
 python train_vae.py "$dir" "${VAE_MINUTES:-18}"
 [ -f "$dir/linear.pt" ] || python fit_fetch.py "$dir" "${FIT_MINUTES:-30}"
