@@ -858,7 +858,7 @@ fn hashes_are_those_that_sha256sum_says() {
             ),
             (
                 "vae/diffusion_pytorch_model.safetensors",
-                "9ea074ad9dcb114224722a7f6fa4b49e805d35189d0e6f1468619b5b60df631f",
+                "b94117acb33933cfb591f1bd12c1cd3f0efb908fdb3f5420d95d0739425d921a",
             ),
         ]
         .map(|(name, hash)| (name.to_owned(), hash.to_owned())),

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MPL-2.0
 """Fetches the training photographs and renders training clips from them.
 
-`python data.py DIR` downloads the packages named in PACKAGES with
-`apt-get download` (a .deb already in DIR/debs is kept, so packages of another
-Debian release can be put there by hand), unpacks them and writes
+`python data.py DIR` downloads the packages named in PACKAGES from Debian's pool into DIR/debs, where
+they may be already, checks that they are the very files, unpacks them and writes
 
   DIR/train/*.png   pictures to train on, shorter side at most 1080
   DIR/test/*.png    pictures kept out of training
@@ -12,24 +11,32 @@ Only pictures under CC0, CC-BY, CC-BY-SA or in the public domain are trained on.
 The wallpapers under the GPL or LGPL, and scikit-learn's two, are the test.
 """
 import glob
+import hashlib
 import importlib.util
 import os
 import subprocess
 import sys
+import urllib.request
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-# package, version it was taken from
-PACKAGES = [
-    ("budgie-backgrounds", "3.0-1"),            # Debian 13
-    ("lomiri-wallpapers-16.04", "20.04.0-2"),   # Debian 12
-    ("lomiri-wallpapers-20.04", "20.04.0-2"),   # Debian 12
-    ("plasma-workspace-wallpapers", "4:5.27.5-2"),  # Debian 12
-    ("ukui-wallpapers", "20.04.3-1.1"),         # Debian 12
-    ("mate-backgrounds", "1.26.0-1"),           # Debian 12, test only
+POOL = "http://deb.debian.org/debian/pool/main/"
+PACKAGES = [  # where in the pool, SHA-256; Debian 13's budgie-backgrounds, Debian 12's others
+    ("b/budgie-backgrounds/budgie-backgrounds_3.0-1_all.deb",
+     "b91c2d5209558bc11d8d3a161f22a608857e3f8c735980cfab0d6650b03014ca"),
+    ("l/lomiri-wallpapers/lomiri-wallpapers-16.04_20.04.0-2_all.deb",
+     "a99ff6a3bfe451e4cc0682ecb3cc82e71740626d59e4845ae34a0a0e45421eab"),
+    ("l/lomiri-wallpapers/lomiri-wallpapers-20.04_20.04.0-2_all.deb",
+     "d44e89b8473aafe64a5b678f014862dc31335aaaf18665c544d985d854f1a709"),
+    ("p/plasma-workspace-wallpapers/plasma-workspace-wallpapers_5.27.5-2_all.deb",
+     "32cd18b71c8c938a18b3b351f217c02ac590e323caa3cf322fbb875ce8892f8b"),
+    ("u/ukui-wallpapers/ukui-wallpapers_20.04.3-1.1_all.deb",
+     "6d49be70152e6d603163458e177e501deb0be8f2916389ccbfcf59b0d7fc0262"),
+    ("m/mate-backgrounds/mate-backgrounds_1.26.0-1_all.deb",  # test only
+     "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04"),
 ]
 BUDGIE = "budgie-backgrounds:usr/share/backgrounds/budgie/"
 LOMIRI16 = "lomiri-wallpapers-16.04:usr/share/backgrounds/"
@@ -103,13 +110,21 @@ def locate(source, root):
 def fetch(root):
     debs = os.path.join(root, "debs")
     os.makedirs(debs, exist_ok=True)
-    for package, version in PACKAGES:
-        found = glob.glob(os.path.join(debs, package + "_*.deb"))
-        if not found:
-            subprocess.run(["apt-get", "download", f"{package}={version}"], cwd=debs, check=True)
-            found = glob.glob(os.path.join(debs, package + "_*.deb"))
-        os.makedirs(os.path.join(root, "raw"), exist_ok=True)
-        subprocess.run(["dpkg", "-x", found[0], os.path.join(root, "raw", package)], check=True)
+    for path, digest in PACKAGES:
+        name = os.path.basename(path)
+        deb = os.path.join(debs, name)
+        if not os.path.exists(deb):
+            print("fetching", POOL + path, flush=True)
+            urllib.request.urlretrieve(POOL + path, deb + ".part")
+            os.replace(deb + ".part", deb)
+        with open(deb, "rb") as f:
+            found = hashlib.file_digest(f, "sha256").hexdigest()
+        if found != digest:
+            sys.exit(f"{deb} is not the package that the model was trained with: its SHA-256 is {found}, not {digest}. "
+                     "Delete it to fetch it again.")
+        raw = os.path.join(root, "raw", name.split("_")[0])
+        os.makedirs(raw, exist_ok=True)
+        subprocess.run(["dpkg-deb", "-x", deb, raw], check=True)
     for kind, sources in (("train", TRAIN), ("test", TEST)):
         os.makedirs(os.path.join(root, kind), exist_ok=True)
         for source, _, _ in sources:

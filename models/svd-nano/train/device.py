@@ -10,8 +10,6 @@ class Device:
         cuda = torch.cuda.is_available()
         self.name = "cuda" if cuda else "cpu"
         self.scale = 8 if cuda else 1
-        if cuda:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
     def autocast(self):
         return torch.autocast(self.name, torch.bfloat16)

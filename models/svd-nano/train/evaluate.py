@@ -126,7 +126,7 @@ def main(root, folder, quick):
     pictures = data.load(os.path.join(root, "test"))
     names = ["flower", "china"] if quick else ["china", "flower"] + sorted(set(pictures) - {"china", "flower"})
     lpips = Lpips()
-    measured = {"settings": model.settings, "pictures": {}, "buckets": {}, "fps": {}, "seeds": {}, "noise": {}}
+    measured = {"settings": model.settings, "pictures": {}, "buckets": {}, "fps": {}, "seeds": {}, "noise": {}, "steps": {}}
     for name in names:
         key = model.keyframe(pictures[name])
         again = reconstruct(model, key)
@@ -147,6 +147,9 @@ def main(root, folder, quick):
     for aug in (0.0, 0.02, 0.1):
         frames = usual if aug == base["noise_aug_strength"] else ends(noise_aug_strength=aug)
         measured["noise"][aug] = {"first": psnr(frames[0], key), "moved": moved(frames)[0]}
+    for steps in (4, 12, 25):
+        frames = model.frames(model.latents(key, num_inference_steps=steps))
+        measured["steps"][steps] = {"first": psnr(frames[0], key), "flicker": flicker(frames), "moved": moved(frames)[0]}
     one, two = (model.latents(key, num_inference_steps=2) for _ in range(2))
     measured["same seed, same clip"] = bool(torch.equal(one, two))
     for size in ((256, 256), (288, 512)):

@@ -9,7 +9,7 @@ What it gets wrong in the mean square then follows from two things alone: the co
 at every distance. So no step needs a picture: the error of a motion, the same all over the frame, is a sum over frequencies of small
 matrices' products. Edges, motion that changes from place to place, the nonlinearity, and how sharp it is are left to `train_fetch.py`.
 
-Reads DIR/train and DIR/code.pt, writes DIR/linear.pt and DIR/linear.log.
+Reads DIR/train and DIR/code.pt, writes DIR/linear.log and DIR/linear.pt, from which an interrupted fit goes on.
 """
 import math
 import os
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import data
+import device
 import latent_code
 import motion
 from latent_code import CONTENT, FACTOR
@@ -61,7 +62,7 @@ def lanczos(shift):
 class Problem:
     """The errors of fetching for pans in px (n, 2), by kernels that are given in frequencies: (frequencies, n, 8, 8)."""
 
-    def __init__(self, code, pixels, pans):
+    def __init__(self, code, pixels, pans, device):
         encode = code["encode"].view(CONTENT, 3, FACTOR, FACTOR)
         # The covariance of content with content some px away; of pixels with content on the way there.
         half = torch.nn.functional.conv2d(pixels.transpose(0, 1), encode)
@@ -90,6 +91,9 @@ class Problem:
             power.append((around * torch.from_numpy(weights)).sum())
         self.moved = (torch.stack(moved).to(torch.complex64) @ self.phases[SEEN]).permute(3, 0, 1, 2).contiguous()
         self.power = torch.stack(power).float()
+        for name in ("still", "share", "pans", "moved", "power"):
+            setattr(self, name, getattr(self, name).to(device))
+        self.phases = {size: phases.to(device) for size, phases in self.phases.items()}
         self.standing = self.errors(self.unmoved().expand(-1, len(pans), -1, -1), slice(None))
 
     def phase(self, size):
@@ -100,7 +104,7 @@ class Problem:
         return torch.exp(-2j * math.pi / AROUND * (y + x)).flatten(2).flatten(0, 1)
 
     def unmoved(self):
-        return torch.eye(CONTENT, dtype=torch.complex64).expand(len(self.share), 1, -1, -1)
+        return torch.eye(CONTENT, dtype=torch.complex64, device=self.share.device).expand(len(self.share), 1, -1, -1)
 
     def kernels(self, gates, blocks):
         """Of blocks' gates (n, 2 GATES), differences (2 GATES, 8, 9) and mixing (8, 2 GATES, 9), one after another."""
@@ -140,19 +144,30 @@ class Linear(torch.nn.Module):
 
 def main(root, minutes):
     torch.manual_seed(1)
+    run, kept = device.Device(), os.path.join(root, "linear.pt")
+    net = Linear().to(run.name)
+    optimiser = torch.optim.Adam(net.parameters(), lr=RATE, betas=(0.9, 0.99))
+    spent, step = 0.0, 0
+    if os.path.exists(kept):
+        state = torch.load(kept, map_location=run.name)
+        net.load_state_dict(state["net"])
+        optimiser.load_state_dict(state["optimiser"])
+        spent, step = state["spent"], state["step"]
+    if spent >= minutes * 60:
+        return
     code, rng = latent_code.load(root), np.random.default_rng(3)
     pyramids = [data.pyramid(p) for p in data.load(os.path.join(root, "train")).values()]
     pixels = pixel_covariance(pyramids, code["middle"].view(3, -1).mean(1)[:, None, None], rng)
-    problem, unseen = (Problem(code, pixels, [some_pan(rng) for _ in range(count)]) for count in (PANS, 96))
-    net = Linear()
-    optimiser = torch.optim.Adam(net.parameters(), lr=RATE, betas=(0.9, 0.99))
+    problem, unseen = (Problem(code, pixels, [some_pan(rng) for _ in range(count)], run.name) for count in (PANS, 96))
     weights = (problem.standing + 0.05) ** -0.5
-    log = open(os.path.join(root, "linear.log"), "w", buffering=1)
-    begin, step = time.time(), 0
-    while (part := (time.time() - begin) / (minutes * 60)) < 1:
+    rng = np.random.default_rng([4, step])
+    log = open(os.path.join(root, "linear.log"), "a", buffering=1)
+    save = lambda: torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "spent": spent, "step": step}, kept)
+    before, next_save = time.time() - spent, spent + 60
+    while (spent := time.time() - before) < minutes * 60:
         for group in optimiser.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 50) * (0.5 * (1 + math.cos(math.pi * part)) + 0.005)
-        which = torch.from_numpy(rng.choice(PANS, SOME, replace=False))
+            group["lr"] = RATE * min(1, (step + 1) / 50) * (0.5 * (1 + math.cos(math.pi * spent / (minutes * 60))) + 0.005)
+        which = torch.from_numpy(rng.choice(PANS, SOME, replace=False)).to(run.name)
         kernels = net(problem, which)
         loss = (weights[which] * problem.errors(kernels, which)).mean() / (weights * problem.standing).mean()
         optimiser.zero_grad()
@@ -163,8 +178,11 @@ def main(root, minutes):
             with torch.no_grad():
                 kernels = net(unseen, slice(None))
                 left = unseen.errors(kernels, slice(None)).sum() / unseen.standing.sum()
-            print(f"{time.time() - begin:6.0f}s step {step} of standing still's error is left {left:.4f}", file=log)
-    torch.save(net.state_dict(), os.path.join(root, "linear.pt"))
+            print(f"{spent:6.0f}s step {step} of standing still's error is left {left:.4f}", file=log)
+        if spent > next_save:
+            save()
+            next_save = spent + 60
+    save()
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ def decode(code, content):
     return F.pixel_shuffle(rows, FACTOR)
 
 
-def load(root):
+def load(root, device="cpu"):
     """The code of the work folder."""
-    return torch.load(os.path.join(root, "code.pt"))
+    return torch.load(os.path.join(root, "code.pt"), map_location=device)
 
 
 def build(root):

@@ -30,9 +30,13 @@ RATE = 2.5e-4
 SIZES = [((256, 160), ((512, 288), (512, 288), (256, 256)), 0.65), ((160, 256), ((288, 512), (256, 256)), 0.35)]  # of windows, frames, share
 CROPS = 3        # trainings on the clips that were sampled, each on pieces of CROP pixels, two of each clip
 CROP = (128, 96)
-CHANGE = 2.0     # how much changes count
-LATE = 5.0       # how much more detail counts in frames that have moved MIDDLE px
+CHANGE = 2.0     # how much changes from frame to frame count,
+STEADY = 6.0     # and what changes when the frame before has been moved along
+EXACT = 4.0      # how much squares count in frames that have not moved
+DETAIL = 0.5     # how much fine detail counts in frames that have not moved,
+LATE = 3.0       # and how much more in those that have moved MIDDLE px
 MIDDLE = 5.0
+EVEN = 0.06      # share of clips that are of one colour
 SHORTER = (FRAMES, FRAMES, FRAMES, 7, 4, 1)
 
 
@@ -53,39 +57,45 @@ def some_field(rng, width, height, frames):
 
 @torch.no_grad()
 def steady_clips(pyramids, code, fetch, run, rng, width, height, frames):
-    """Pixels (n, FRAMES, 3, height, width) and latents as the network makes them (n, FRAMES, 10, h, w)."""
-    every, latents = [], []
+    """Pixels (n, FRAMES, 3, height, width), latents as the network makes them (n, FRAMES, 10, h, w), and the motion between
+    two frames in px (n, 2, height, width)."""
+    every, latents, motions = [], [], []
     for _ in range(run.scale):
         field = some_field(rng, width, height, frames)
-        pixels = torch.from_numpy(motion.clip(piece(pyramids, rng, width, height), field))
+        source = piece(pyramids, rng, width, height)
+        if rng.random() < EVEN:
+            source = np.full_like(source, source[0, 0])
+        pixels = torch.from_numpy(motion.clip(source, field)).to(run.name)
         pixels = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-        moved = [torch.linspace(0, 1, FRAMES)[:, None, None, None] * torch.from_numpy(motion.cells(field, size)).permute(2, 0, 1)
-                 for size in (CELL, FACTOR)]
+        share = torch.linspace(0, 1, FRAMES, device=run.name)[:, None, None, None]
+        moved = [share * torch.from_numpy(motion.cells(field, size)).to(run.name).permute(2, 0, 1) for size in (CELL, FACTOR)]
         if rng.random() < 0.2:
             content, moved[1] = latent_code.encode(code, pixels), 0 * moved[1]
         else:
             noisy = pixels[:1] + (0.02 if rng.random() < 0.7 else rng.uniform(0, 0.1)) * torch.randn_like(pixels[:1])
             content = fetch(latent_code.encode(code, noisy).expand(FRAMES, -1, -1, -1), moved[0])
-        content = content + rng.uniform(0, 0.02) * torch.randn_like(content)
+        content = content + rng.uniform(0, 0.005) * torch.randn_like(content)
         every.append(pixels)
         latents.append(torch.cat([content, moved[1] / FACTOR * MOTION_GAIN], 1))
-    return torch.stack(every).to(run.name), torch.stack(latents).to(run.name)
+        motions.append(torch.from_numpy(field).to(run.name).permute(2, 0, 1) / (FRAMES - 1))
+    return [torch.stack(parts) for parts in (every, latents, motions)]
 
 
-def pieces(rng, pixels, latents, frames):
-    """Two pieces of each clip, of `frames` frames."""
+def pieces(rng, pixels, latents, motions, frames):
+    """Two pieces of each clip, of `frames` frames: pixels, latents, motions."""
     wide, tall = CROP[0] // FACTOR, CROP[1] // FACTOR
     if latents.shape[3] > latents.shape[4]:
         wide, tall = tall, wide
-    want, have = [], []
-    for clip, z in zip(pixels, latents):
+    want, have, moves = [], [], []
+    for clip, z, step in zip(pixels, latents, motions):
         for _ in range(2):
             f = rng.integers(FRAMES - frames + 1)
             y, x = rng.integers(z.shape[2] - tall + 1), rng.integers(z.shape[3] - wide + 1)
             have.append(z[f:f + frames, :, y:y + tall, x:x + wide])
             y, x = y * FACTOR, x * FACTOR
             want.append(clip[f:f + frames, :, y:y + tall * FACTOR, x:x + wide * FACTOR])
-    return torch.stack(want), torch.stack(have)
+            moves.append(step[:, y:y + tall * FACTOR, x:x + wide * FACTOR])
+    return torch.stack(want), torch.stack(have), torch.stack(moves)
 
 
 def decode(decoder, z):
@@ -93,6 +103,16 @@ def decode(decoder, z):
     n, frames = z.shape[:2]
     still = torch.zeros(n, frames, device=z.device)
     return decoder(z.flatten(0, 1), image_only_indicator=still, num_frames=frames).unflatten(0, (n, frames))
+
+
+def moved_along(x, motions):
+    """Frames (n, frames, 3, h, w) as they are a frame later, after motions in px (n, 2, h, w)."""
+    n, frames, _, height, width = x.shape
+    rows, columns = torch.meshgrid(torch.arange(height, device=x.device), torch.arange(width, device=x.device), indexing="ij")
+    places = torch.stack([columns, rows], -1) + motions.movedim(1, -1)
+    places = (2 * places + 1) / places.new_tensor([width, height]) - 1
+    places = places[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
+    return F.grid_sample(x.flatten(0, 1), places, "bicubic", "border", align_corners=False).unflatten(0, (n, frames))
 
 
 def edges(x):
@@ -110,10 +130,10 @@ def texture(x):
 def main(root, minutes):
     torch.manual_seed(3)
     run = device.Device()
-    code = latent_code.load(root)
+    code = latent_code.load(root, run.name)
     pyramids = [data.pyramid(p) for p in data.load(os.path.join(root, "train")).values()]
-    fetch = Fetch()
-    fetch.load_state_dict(torch.load(os.path.join(root, "fetch.pt"))["net"])
+    fetch = Fetch().to(run.name)
+    fetch.load_state_dict(torch.load(os.path.join(root, "fetch.pt"), map_location=run.name)["net"])
     vae = AutoencoderKLTemporalDecoder.from_pretrained(os.path.join(root, "vae")).to(run.name)
     decoder = vae.decoder.train()
     for module in decoder.modules():
@@ -133,26 +153,35 @@ def main(root, minutes):
     torch.manual_seed(3 + step)
     log = open(os.path.join(root, "decoder.log"), "a", buffering=1)
     before, next_log, next_save, seen = time.time() - spent, spent + 5, spent + 60, []
+
+    def save():
+        device.save(vae, params, ema, os.path.join(root, "vae"))
+        torch.save({"step": step, "spent": spent, "ema": ema, "optimiser": optimiser.state_dict(), "decoder": decoder.state_dict()}, kept)
+
     while (spent := time.time() - before) < minutes * 60:
         (width, height), frames, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]
-        pixels, latents = steady_clips(pyramids, code, fetch, run, rng, width, height, frames)
+        clips = steady_clips(pyramids, code, fetch, run, rng, width, height, frames)
         for _ in range(CROPS):
             part = min(1, (time.time() - before) / (minutes * 60))
             for group in optimiser.param_groups:
                 group["lr"] = float(RATE * min(1, (step + 1) / 50) * (0.5 * (1 + np.cos(np.pi * part)) + 0.01))
-            want, z = pieces(rng, pixels, latents, rng.choice(SHORTER))
+            want, z, motions = pieces(rng, *clips, rng.choice(SHORTER))
             with run.autocast():
                 have = decode(decoder, z)
             have = have.float()
             off = have - want
-            # How a frame changes: what flickers was not there before, and hardly counts in the picture's own error.
+            # What flickers hardly counts in the picture's own error. It was not there in the frame before, nor in that frame moved
+            # along; detail that is wrong in all frames is in the latter.
             change = (off[:, 1:] - off[:, :-1]).abs().mean() if off.shape[1] > 1 else off.new_zeros(())
+            steady = (off[:, 1:] - moved_along(off[:, :-1], motions)).abs().mean() if off.shape[1] > 1 else off.new_zeros(())
             grad = sum(F.l1_loss(a, b) for a, b in zip(edges(have), edges(want)))
             # Where the exact detail can't be known, a mean of all that it may be is a blur: ask for as much of it, and
             # the more the farther a frame has moved, for the less is known.
             fine = (texture(have) - texture(want)).abs().mean((2, 3))
-            far = z[:, :, -MOTION:].norm(dim=2).mean((2, 3)) * FACTOR / MOTION_GAIN
-            loss = off.abs().mean() + 0.25 * grad + CHANGE * change + (fine * (1 + LATE * (far / MIDDLE).clamp(max=1))).mean()
+            far = (z[:, :, -MOTION:].norm(dim=2).mean((2, 3)) * FACTOR / MOTION_GAIN / MIDDLE).clamp(max=1)
+            exact = (off ** 2).mean((2, 3, 4)) * (1 - far)
+            loss = (off.abs().mean() + 0.25 * grad + CHANGE * change + STEADY * steady + EXACT * exact.mean()
+                    + (fine * (DETAIL + LATE * far)).mean())
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(params, 0.5)
@@ -162,19 +191,17 @@ def main(root, minutes):
             with torch.no_grad():
                 torch._foreach_mul_(ema, decay)
                 torch._foreach_add_(ema, params, alpha=1 - decay)
-            seen.append(torch.stack([(off ** 2).mean(), change, *(((a ** 2).mean() / (b ** 2).mean())
-                                     for a, b in zip(edges(have)[:1], edges(want)[:1]))]).detach())
+            energies = [(edges(x)[0] ** 2).mean() for x in (have, want)]
+            seen.append(torch.stack([(off ** 2).mean(), change, steady, *energies]).detach())
         if spent > next_log:
-            squares, change, sharp = torch.stack(seen).mean(0).tolist()
+            squares, change, steady, mine, true = torch.stack(seen).mean(0).tolist()
             print(f"{spent:6.0f}s step {step} psnr {10 * np.log10(4 / squares):.2f} "
-                  f"change off by {change * 127.5:.2f} levels, edges' energy {sharp:.3f}", file=log)
+                  f"change off by {change * 127.5:.2f} levels, moved along {steady * 127.5:.2f}, edges' energy {mine / (true + 1e-4):.3f}", file=log)
             seen, next_log = [], spent + 5
         if spent > next_save:
-            device.save(vae, params, ema, os.path.join(root, "vae"))
-            torch.save({"step": step, "spent": spent, "ema": ema, "optimiser": optimiser.state_dict(),
-                        "decoder": decoder.state_dict()}, kept)
+            save()
             next_save = spent + 60
-    device.save(vae, params, ema, os.path.join(root, "vae"))
+    save()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import data
+import device
 import latent_code
 import motion
 import network
@@ -58,7 +59,7 @@ class Planes(torch.nn.Module):
 def seen_edges(edges, key):
     """Content at the edges (n, 4 * EDGES, h, w) as the first block of the way down finds it."""
     far = network.FAR
-    where = torch.zeros(4, *key.shape[2:])
+    where = key.new_zeros(4, *key.shape[2:])
     where[0, :, -1] = where[1, :, 0] = where[2, -1] = where[3, 0] = 1
     inside = far * (where.repeat(EDGES, 1, 1) - 1)
     threes = torch.stack([inside + edges, inside - edges, -2 * inside.expand_as(edges)], 2).flatten(1, 2)
@@ -108,7 +109,7 @@ class Fetch(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(Block() for _ in range(BLOCKS))
 
     def forward(self, key, moved):
-        edges = torch.zeros(len(key), EDGES, 4, *key.shape[2:])
+        edges = key.new_zeros(len(key), EDGES, 4, *key.shape[2:])
         inner = key[:, :EDGES]
         edges[:, :, 0, :, -1], edges[:, :, 1, :, 0] = inner[..., -1], inner[..., 0]
         edges[:, :, 2, -1], edges[:, :, 3, 0] = inner[..., -1, :], inner[..., 0, :]
@@ -216,16 +217,16 @@ def some_field(rng, width, height):
     return (field * min(1, motion.MOST / np.linalg.norm(field, axis=-1).max())).astype(np.float32)
 
 
-def batch(pyramids, code, rng, width, height, count):
+def batch(pyramids, code, run, rng, width, height, count):
     """Content latents of `count` keyframes and of the same moved, and the motions in px, for each CELL."""
     fields = [some_field(rng, width, height) for _ in range(count)]
     sources = [piece(pyramids, rng, width, height) for _ in range(count)]
     pictures = [s[motion.MARGIN:-motion.MARGIN, motion.MARGIN:-motion.MARGIN] for s in sources]
     pictures += [motion.moved(s, field) for s, field in zip(sources, fields)]
-    pictures = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    pictures = torch.from_numpy(np.stack(pictures)).to(run.name).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
     latents = latent_code.encode(code, pictures)
     cells = torch.from_numpy(np.stack([motion.cells(field, CELL) for field in fields])).permute(0, 3, 1, 2)
-    return latents[:count], latents[count:], cells
+    return latents[:count], latents[count:], cells.to(run.name)
 
 
 def detail(code, latents):
@@ -266,19 +267,20 @@ def check(net, unet, key, sigma=0.3):
 def main(root, minutes):
     torch.manual_seed(2)
     cv2.setNumThreads(1)
-    code = latent_code.load(root)
+    run = device.Device()
+    code = latent_code.load(root, run.name)
     pyramids = [data.pyramid(p) for p in data.load(os.path.join(root, "train")).values()]
-    net = Fetch()
+    net = Fetch().to(run.name)
     kept = os.path.join(root, "fetch.pt")
     spent, step = 0.0, 0
     optimiser = torch.optim.Adam(net.parameters(), lr=RATE, betas=(0.9, 0.99))
     if os.path.exists(kept):
-        state = torch.load(kept)
+        state = torch.load(kept, map_location=run.name)
         net.load_state_dict(state["net"])
         optimiser.load_state_dict(state["optimiser"])
         spent, step = state["spent"], state["step"]
     else:
-        net.begin_with(torch.load(os.path.join(root, "linear.pt")))
+        net.begin_with(torch.load(os.path.join(root, "linear.pt"), map_location=run.name)["net"])
     rng = np.random.default_rng([3, step])
     log = open(os.path.join(root, "fetch.log"), "a", buffering=1)
     before, next_save = time.time() - spent, spent + 60
@@ -288,7 +290,7 @@ def main(root, minutes):
         for group in optimiser.param_groups:
             group["lr"] = float(RATE * min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * part)) + 0.02))
         (width, height), count, _ = SIZES[rng.choice(len(SIZES), p=[s[2] for s in SIZES])]
-        key, moved, cells = batch(pyramids, code, rng, width, height, count)
+        key, moved, cells = batch(pyramids, code, run, rng, width, height, count)
         off = net(key, cells) - moved
         loss = (off ** 2).mean() + 0.03 * off.abs().mean() + 0.1 * (detail(code, moved + off) - detail(code, moved)).abs().mean()
         optimiser.zero_grad(set_to_none=True)
@@ -313,8 +315,8 @@ def main(root, minutes):
     network.fit_reach(unet)
     network.fit_frames(unet)
     network.fit_gains(unet)
-    net.install(unet)
-    check(net, unet, batch(pyramids, code, rng, 512, 288, 1)[0])
+    net.cpu().install(unet)
+    check(net, unet, batch(pyramids, code, run, rng, 512, 288, 1)[0].cpu())
     unet.save_pretrained(os.path.join(root, "unet"))
 
 

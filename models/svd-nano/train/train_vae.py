@@ -225,6 +225,11 @@ def main(root, minutes):
         rng = np.random.default_rng([1, step])
     before = time.time() - spent
     budget, next_test = minutes * 60, spent + 120
+
+    def save():
+        torch.save({"step": step, "spent": spent, "ema": ema, "optimiser": optimiser.state_dict(), "vae": vae.state_dict()}, kept)
+        report(vae, code, test, run, params, ema, root, log)
+
     while (spent := time.time() - before) < budget:
         part = spent / budget
         lr = 8e-4 * min(1, (step + 1) / 60) * (0.5 * (1 + np.cos(np.pi * part)) + 0.01)
@@ -254,11 +259,9 @@ def main(root, minutes):
             print(f"{spent:6.0f}s step {step} lr {lr:.1e} loss {loss.item():.4f} "
                   f"grad {norm:.2f} psnr {10 * np.log10(4 / mean):.2f}", file=log)
         if spent > next_test:
-            torch.save({"step": step, "spent": spent, "ema": ema, "optimiser": optimiser.state_dict(),
-                        "vae": vae.state_dict()}, kept)
-            report(vae, code, test, run, params, ema, root, log)
+            save()
             next_test += 180
-    report(vae, code, test, run, params, ema, root, log)
+    save()
 
 
 def report(vae, code, test, run, params, ema, root, log):
