@@ -105,9 +105,10 @@ impl Error {
         Self::Model { path: path.as_ref().into(), reason: reason.into() }
     }
 
-    /// A file's error.
+    /// A file's error. It names the whole path: whoever gave a part of it may not be where they think.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().into(), source: Arc::new(source) }
+        let path = path.as_ref();
+        Self::Io { path: std::path::absolute(path).unwrap_or_else(|_| path.into()), source: Arc::new(source) }
     }
 
     /// libtorch's message as an error: its first line, and out-of-memory told apart from the rest.
