@@ -137,6 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_s_error_names_the_whole_path() {
+        let said = |path: &str| Error::io(path, std::io::ErrorKind::NotFound.into()).to_string();
+        let here = std::env::current_dir().unwrap();
+        assert!(said("nowhere.png").starts_with(here.join("nowhere.png").to_str().unwrap()), "{}", said("nowhere.png"));
+        assert!(said("/nowhere.png").starts_with("/nowhere.png: "), "{}", said("/nowhere.png"));
+    }
+
+    #[test]
     fn memory_that_does_not_suffice_is_told_apart() {
         for said in [
             "CUDA out of memory. Tried to allocate 2.00 GiB.\nException raised from malloc at CUDACachingAllocator.cpp:1",
